@@ -1,0 +1,237 @@
+"""How do YAML files and `key=value` overrides become one validated configuration?
+
+OmegaConf merges the files left to right, then the overrides; pydantic validates the result and reports every problem at once,
+each with its dotted key, the file it came from, the allowed choices and the nearest spelling. Components (a model, a loss) are
+named by a short name from one table or by an import path `package.module:Class`; nothing registers itself on import, because
+a side effect in a driver does not reach a worker.
+
+This module and all files that define configurations import neither torch nor ray, so that help and errors come at once.
+"""
+
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import pydantic
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from distjet.errors import ConfigError
+
+Model = TypeVar("Model", bound="Config")
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configurations: frozen, and a key it does not know is an error."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ComponentConfig(Config):
+    """Configuration of a component that is chosen by name."""
+
+    name: str
+    "A short name from the component's table, or an import path `package.module:Class`."
+
+
+class Component(NamedTuple):
+    """One row of a component table: two import paths, so that a configuration can be checked without the implementation."""
+
+    config: str
+    implementation: str
+
+
+class ComponentField:
+    """Validates a mapping with a `name` against the configuration of the component that the name stands for."""
+
+    def __init__(self, kind: str, table: Mapping[str, Component]) -> None:
+        self.kind = kind
+        self.table = table
+
+    def config_class(self, data: Mapping[str, Any]) -> type[ComponentConfig]:
+        """Find the configuration class for `data["name"]`."""
+        if "name" not in data:
+            raise ValueError(f"{self.kind} needs a name: one of {sorted(self.table)} or 'package.module:Class'")
+        name = str(data["name"])
+        if name in self.table:
+            return import_path(self.table[name].config)
+        if ":" not in name:
+            raise ValueError(unknown(self.kind, name, self.table) + " or an import path 'package.module:Class'")
+        config = getattr(import_path(name), "Config", None)
+        if not (isinstance(config, type) and issubclass(config, ComponentConfig)):
+            raise ValueError(f"{name} needs a nested class Config derived from distjet.config.ComponentConfig")
+        return config
+
+    def validate(self, data: Any) -> Any:
+        """Validate a mapping; a finished configuration passes through."""
+        if isinstance(data, Config):
+            return data
+        if not isinstance(data, Mapping):
+            raise ValueError(f"expected a mapping with a name (got {data!r})")
+        return self.config_class(data).model_validate(data)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Run `validate` before pydantic's own check of the type."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.validate, handler(source))
+
+
+def component_type(kind: str, table: Mapping[str, Component]) -> Any:
+    """Return the annotation of a configuration field that holds a component's configuration."""
+    return Annotated[pydantic.SerializeAsAny[ComponentConfig], ComponentField(kind, table)]
+
+
+def implementation(name: str, table: Mapping[str, Component]) -> Any:
+    """Import the class behind a component's name (already validated)."""
+    return import_path(table[name].implementation if name in table else name)
+
+
+def import_path(path: str) -> Any:
+    """Import `package.module:Attribute`.
+
+    Raises:
+        ConfigError: If the module or the attribute does not exist. An error inside the module keeps its traceback.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise ConfigError(f"cannot import {path!r}: there is no module {error.name!r}") from error
+    if not hasattr(module, attribute):
+        raise ConfigError(f"cannot import {path!r}: {module_name} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
+    return getattr(module, attribute)
+
+
+def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Model:
+    """Merge files and overrides and validate them.
+
+    Args:
+        model: The configuration class of the verb.
+        files: YAML files; later ones win.
+        overrides: `dotted.key=value` strings; they win over files.
+
+    Raises:
+        ConfigError: With every problem found, one a line.
+    """
+    merged = OmegaConf.create({})
+    origin: dict[str, str] = {}
+    for file in files:
+        layer = _read_yaml(Path(file))
+        origin.update(dict.fromkeys(_leaf_keys(OmegaConf.to_container(layer, resolve=False)), str(file)))
+        merged = OmegaConf.merge(merged, layer)
+    for override in overrides:
+        merged = OmegaConf.merge(merged, _parse_override(override))
+        origin[override.partition("=")[0]] = "command line"
+    try:
+        data = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"cannot resolve the configuration: {error}") from error
+    return validate(model, data, origin)
+
+
+def validate(model: type[Model], data: Any, origin: Mapping[str, str] | None = None) -> Model:
+    """Validate plain data against a configuration class; `origin` says which file a key came from."""
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as error:
+        problems = [_describe(model, data, item, origin or {}) for item in error.errors()]
+    raise ConfigError("\n".join(problems))
+
+
+def unknown(what: str, name: str, choices: typing.Iterable[str]) -> str:
+    """Say that a name is not among the choices, with the nearest one."""
+    known = sorted(choices)
+    return f"unknown {what} {name!r}{did_you_mean(name, known)}; expected one of {known}"
+
+
+def did_you_mean(name: str, choices: typing.Iterable[str]) -> str:
+    """Return `, did you mean X?` where a choice is close, else nothing."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(f"configuration file {path} does not exist{did_you_mean(str(path), siblings)}")
+    try:
+        content = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not OmegaConf.is_dict(content):
+        raise ConfigError(f"{path} must hold a mapping of keys (got a list or a single value)")
+    return content
+
+
+def _parse_override(override: str) -> Any:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"expected FILE.yaml or dotted.key=value (got {override!r})")
+    try:
+        return OmegaConf.from_dotlist([f"{key}={value}"])
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"override {override!r} is not valid: {error}") from error
+
+
+def _leaf_keys(data: Any, prefix: str = "") -> list[str]:
+    if not isinstance(data, Mapping):
+        return [prefix.rstrip(".")]
+    return [prefix.rstrip("."), *(key for name, value in data.items() for key in _leaf_keys(value, f"{prefix}{name}."))]
+
+
+def _describe(model: type[Config], data: Any, item: Any, origin: Mapping[str, str]) -> str:
+    """Turn one pydantic error into `where: dotted.key: what was expected, what came, what is near`."""
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    where = _origin_of(location, origin)
+    prefix = f"{where}: {key}" if where else key
+    if item["type"] == "extra_forbidden":
+        owner, fields = _owner(model, data, location[:-1])
+        return f"{prefix} is not a field of {owner}{did_you_mean(location[-1], fields)} Fields: {', '.join(fields)}"
+    if item["type"] == "missing":
+        return f"{prefix} is required and missing"
+    message = item["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(item["input"], Mapping | Config) else f" (got {item['input']!r})"
+    return f"{prefix}: {message}{got}" if key else f"{message}{got}"
+
+
+def _origin_of(location: Sequence[str], origin: Mapping[str, str]) -> str:
+    for length in range(len(location), 0, -1):
+        if (found := origin.get(".".join(location[:length]))) is not None:
+            return found
+    return ""
+
+
+def _owner(model: type[Config], data: Any, location: Sequence[str]) -> tuple[str, list[str]]:
+    """Find the configuration class at a location, to list its fields."""
+    current: Any = model
+    for part in location:
+        data = data[part] if isinstance(data, Mapping) and part in data else None
+        if isinstance(current, type) and issubclass(current, Config):
+            field = current.model_fields[part]
+            components = [extra for extra in field.metadata if isinstance(extra, ComponentField)]
+            current = components[0].config_class(data) if components and isinstance(data, Mapping) else field.annotation
+        else:
+            current = typing.get_args(current)[-1] if typing.get_args(current) else None
+        current = _without_none(current)
+    if isinstance(current, type) and issubclass(current, Config):
+        return current.__name__, list(current.model_fields)
+    return "this mapping", []
+
+
+def _without_none(annotation: Any) -> Any:
+    """Reduce `X | None` to `X`, and an annotated type to the type."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(annotation) if option is not type(None)]
+        return options[0] if len(options) == 1 else annotation
+    return annotation

@@ -1,0 +1,82 @@
+"""What does a run leave on disk, and how does the same command find it again?
+
+A run's identity is the hash of its configuration without resources and paths, so the same science on other hardware is the
+same run. Files appear under their final name only when complete: written beside it, synced, renamed.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distjet.errors import ConfigError
+
+IDENTITY_FILE = "identity.json"
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(data.encode() if isinstance(data, str) else data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON; a NaN or an infinity in it is an error, not invalid JSON."""
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
+
+
+def identity_hash(content: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal characters that depend on the content alone, not on the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
+    """Take `output` for a run of `verb` with this identity, or find that it is taken by the same run already.
+
+    Args:
+        output: The run's directory; created if absent.
+        verb: The verb that writes there.
+        identity: The part of the configuration that defines the result.
+
+    Raises:
+        ConfigError: If the directory holds the output of another verb or another configuration.
+    """
+    marker = output / IDENTITY_FILE
+    wanted = {"verb": verb, "identity": identity_hash(identity), "config": dict(identity)}
+    if not marker.exists():
+        write_json(marker, wanted)
+        return
+    found = read_json(marker)
+    if found["identity"] == wanted["identity"] and found["verb"] == verb:
+        return
+    changed = ", ".join(differing_keys(found["config"], wanted["config"])) or "the verb"
+    raise ConfigError(
+        f"{output} holds the output of another `distjet {found['verb']}` (different: {changed}). "
+        "Choose another output=..., or remove that directory."
+    )
+
+
+def differing_keys(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List the dotted keys whose values differ between two nested mappings."""
+    keys: list[str] = []
+    for key in sorted({*left, *right}):
+        a, b = left.get(key), right.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            keys += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            keys.append(f"{prefix}{key}")
+    return keys
