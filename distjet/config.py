@@ -49,15 +49,12 @@ class Component(NamedTuple):
 class ComponentField:
     """Validates a mapping with a `name` against the configuration of the component that the name stands for."""
 
-    def __init__(self, kind: str, table: Mapping[str, Component]) -> None:
-        self.kind = kind
-        self.table = table
+    def __init__(self, kind: str, table: Mapping[str, Component], default: str) -> None:
+        self.kind, self.table, self.default = kind, table, default
 
     def config_class(self, data: Mapping[str, Any]) -> type[ComponentConfig]:
-        """Find the configuration class for `data["name"]`."""
-        if "name" not in data:
-            raise ValueError(f"{self.kind} needs a name: one of {sorted(self.table)} or 'package.module:Class'")
-        name = str(data["name"])
+        """Find the configuration class for `data["name"]`, or for the default name."""
+        name = str(data.get("name", self.default))
         if name in self.table:
             return import_path(self.table[name].config)
         if ":" not in name:
@@ -68,8 +65,8 @@ class ComponentField:
         return config
 
     def validate(self, data: Any) -> Any:
-        """Validate a mapping; a finished configuration passes through."""
-        if isinstance(data, Config):
+        """Validate a mapping; a finished configuration passes through, and null to the check of the type."""
+        if data is None or isinstance(data, Config):
             return data
         if not isinstance(data, Mapping):
             raise ValueError(f"expected a mapping with a name (got {data!r})")
@@ -82,9 +79,17 @@ class ComponentField:
         return core_schema.no_info_before_validator_function(self.validate, handler(source))
 
 
-def component_type(kind: str, table: Mapping[str, Component]) -> Any:
-    """Return the annotation of a configuration field that holds a component's configuration."""
-    return Annotated[pydantic.SerializeAsAny[ComponentConfig], ComponentField(kind, table)]
+def component_type(kind: str, table: Mapping[str, Component], default: str, *, optional: bool = False) -> Any:
+    """Return the annotation of a configuration field that holds a component's configuration.
+
+    Args:
+        kind: What the component is, for messages.
+        table: Components by short name.
+        default: The name that is meant where none is given.
+        optional: Whether null is allowed.
+    """
+    held: Any = pydantic.SerializeAsAny[ComponentConfig]
+    return Annotated[held | None if optional else held, ComponentField(kind, table, default)]
 
 
 def implementation(name: str, table: Mapping[str, Component]) -> Any:
@@ -121,7 +126,7 @@ def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[st
     Raises:
         ConfigError: With every problem found, one a line.
     """
-    merged = OmegaConf.create({})
+    merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
     for file in files:
         layer = _read_yaml(Path(file))
@@ -137,12 +142,22 @@ def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[st
     return validate(model, data, origin)
 
 
-def validate(model: type[Model], data: Any, origin: Mapping[str, str] | None = None) -> Model:
-    """Validate plain data against a configuration class; `origin` says which file a key came from."""
+def validate(model: type[Model], data: Any, origin: Mapping[str, str] | None = None, prefix: str = "") -> Model:
+    """Validate plain data against a configuration class.
+
+    Args:
+        model: The configuration class.
+        data: Nested mappings and plain values.
+        origin: Which file a dotted key came from, for messages.
+        prefix: What stands before the keys of `data`, for messages, e.g. `train.`.
+
+    Raises:
+        ConfigError: With every problem found, one a line.
+    """
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
-        problems = [_describe(model, data, item, origin or {}) for item in error.errors()]
+        problems = [_describe(model, data, item, origin or {}, prefix) for item in error.errors()]
     raise ConfigError("\n".join(problems))
 
 
@@ -153,9 +168,9 @@ def unknown(what: str, name: str, choices: typing.Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, choices: typing.Iterable[str]) -> str:
-    """Return `, did you mean X?` where a choice is close, else nothing."""
+    """Return `, did you mean X` where a choice is close, else nothing."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f", did you mean {close[0]!r}" if close else ""
 
 
 def _read_yaml(path: Path) -> Any:
@@ -187,15 +202,15 @@ def _leaf_keys(data: Any, prefix: str = "") -> list[str]:
     return [prefix.rstrip("."), *(key for name, value in data.items() for key in _leaf_keys(value, f"{prefix}{name}."))]
 
 
-def _describe(model: type[Config], data: Any, item: Any, origin: Mapping[str, str]) -> str:
+def _describe(model: type[Config], data: Any, item: Any, origin: Mapping[str, str], before: str) -> str:
     """Turn one pydantic error into `where: dotted.key: what was expected, what came, what is near`."""
     location = [str(part) for part in item["loc"]]
-    key = ".".join(location)
+    key = before + ".".join(location)
     where = _origin_of(location, origin)
     prefix = f"{where}: {key}" if where else key
     if item["type"] == "extra_forbidden":
         owner, fields = _owner(model, data, location[:-1])
-        return f"{prefix} is not a field of {owner}{did_you_mean(location[-1], fields)} Fields: {', '.join(fields)}"
+        return f"{prefix} is not a field of {owner}{did_you_mean(location[-1], fields)}; fields: {', '.join(fields)}"
     if item["type"] == "missing":
         return f"{prefix} is required and missing"
     message = item["msg"].removeprefix("Value error, ")

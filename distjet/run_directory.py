@@ -56,7 +56,7 @@ def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
         ConfigError: If the directory holds the output of another verb or another configuration.
     """
     marker = output / IDENTITY_FILE
-    wanted = {"verb": verb, "identity": identity_hash(identity), "config": dict(identity)}
+    wanted: dict[str, Any] = {"verb": verb, "identity": identity_hash(identity), "config": dict(identity)}
     if not marker.exists():
         write_json(marker, wanted)
         return

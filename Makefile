@@ -1,0 +1,58 @@
+# The developer's menu. Every target sets up what it needs in .venv and says what it does; nothing else is touched.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test integration gpu lint format figures clean
+
+help: ## show this menu
+	@grep -E '^[a-z-]+(-NAME)?:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.venv/ready-run: pyproject.toml
+	@echo "== creating .venv and installing distjet with the simulation (about two minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) -e '.[simulation]'
+	@touch $@
+
+.venv/ready-dev: pyproject.toml
+	@echo "== creating .venv and installing distjet with its tests and linters (about two minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) -e '.[dev]'
+	@touch $@ .venv/ready-run
+
+quickstart: .venv/ready-run ## simulate, prepare, train and evaluate on this machine; the report is in outputs/quickstart/evaluate
+	@echo "== running distjet quickstart"
+	@$(BIN)/distjet quickstart
+
+test: .venv/ready-dev ## all tests that this machine can run: fast ones, then those with a local Ray or Dask cluster
+	@echo "== fast tests"
+	@$(BIN)/python -m pytest
+	@echo "== tests with real workers and the slow physics checks"
+	@$(BIN)/python -m pytest -m "(integration or slow) and not gpu"
+
+integration: .venv/ready-dev ## only the tests that start a local Ray or Dask cluster
+	@$(BIN)/python -m pytest -m "integration and not gpu"
+
+gpu: .venv/ready-dev ## tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+lint: .venv/ready-dev ## ruff, mypy, import-linter, codespell
+	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy" && $(BIN)/mypy
+	@echo "== import-linter" && PATH="$(CURDIR)/$(BIN):$$PATH" lint-imports --no-cache
+	@echo "== codespell" && $(BIN)/codespell
+
+format: .venv/ready-dev ## let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+figures: .venv/ready-run ## make the figures of docs/ from outputs/quickstart
+	@$(BIN)/python -m benchmarks.docs_figures
+
+bench-%: .venv/ready-dev ## bench-NAME: run benchmarks/NAME.py, which prints one JSON object
+	@$(BIN)/python -m benchmarks.$(subst -,_,$*)
+
+clean: ## remove .venv and caches; outputs stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

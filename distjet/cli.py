@@ -1,0 +1,169 @@
+"""The command line: `distjet VERB FILE.yaml [FILE.yaml ...] [dotted.key=value ...]`.
+
+Files merge left to right, then the overrides. A problem that the user can fix is one message and exit code 2; an interrupted
+training exits with 128 plus the signal's number, as batch systems expect.
+"""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distjet.errors import ConfigError, UserError
+
+app = typer.Typer(
+    name="distjet",
+    help="From ROOT ntuples to calibrated jets: simulate, prepare, train, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE.yaml ...] [dotted.key=value ...]", help="Configuration files, then overrides."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+
+
+def run_verb(verb: str, arguments: list[str] | None = None, *, verbose: bool = False) -> Any:
+    """Load a verb's configuration and run it (what the command line and `jobs/` share).
+
+    Args:
+        verb: Name of the verb.
+        arguments: Files and overrides; those of the process where absent.
+        verbose: Log more.
+
+    Returns:
+        The verb's result.
+    """
+    _set_up_logging(verbose)
+    try:
+        files, overrides = split_arguments(verb, sys.argv[1:] if arguments is None else arguments)
+        return _call(verb, files, overrides)
+    except UserError as error:
+        sys.stderr.write(f"distjet {verb}: error: {error}\n")
+        raise SystemExit(2) from None
+
+
+def split_arguments(verb: str, arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Tell files from overrides; a verb with a shipped configuration needs no file.
+
+    Raises:
+        ConfigError: If an argument is neither.
+    """
+    files = [Path(item) for item in arguments if item.endswith((".yaml", ".yml")) and "=" not in item]
+    overrides = [item for item in arguments if "=" in item]
+    strange = [item for item in arguments if item not in overrides and Path(item) not in files]
+    if strange:
+        raise ConfigError(f"expected FILE.yaml or dotted.key=value (got {strange[0]!r})")
+    if verb == "quickstart" and not files:
+        files = [shipped_configurations() / "quickstart" / "quickstart.yaml"]
+    return [_find(file) for file in files], overrides
+
+
+def shipped_configurations() -> Path:
+    """Return the folder of the configurations that come with distjet, in a wheel or in a source tree."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def _find(file: Path) -> Path:
+    """Find `conf/...` among the shipped configurations where the working directory has no such file."""
+    shipped = shipped_configurations().parent / file
+    return shipped if not file.exists() and file.parts[:1] == ("conf",) and shipped.exists() else file
+
+
+def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:
+    from distjet import verbs
+    from distjet.config import Config, load
+
+    models: dict[str, type[Config]] = {
+        "simulate": verbs.SimulateVerb,
+        "prepare": verbs.PrepareVerb,
+        "train": verbs.TrainConfig,
+        "evaluate": verbs.EvaluateVerb,
+        "quickstart": verbs.QuickstartVerb,
+    }
+    config = load(models[verb], files, overrides)
+    try:
+        return getattr(verbs, verb)(config)
+    except Exception as error:
+        if (code := getattr(error, "exit_code", None)) is None:
+            raise
+        sys.stderr.write(f"distjet {verb}: {error}\n")
+        raise SystemExit(code) from None
+
+
+def _set_up_logging(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("distjet").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"distjet {importlib.import_module('distjet').__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def simulate(arguments: Arguments = None, verbose: Verbose = False) -> None:
+    """Pythia 8, pileup, a parametrised detector and FastJet -> ROOT ntuples.
+
+    Example: distjet simulate conf/simulation/dijet.yaml output=outputs/ntuples
+    """
+    run_verb("simulate", arguments or [], verbose=verbose)
+
+
+@app.command()
+def prepare(arguments: Arguments = None, verbose: Verbose = False) -> None:
+    """ROOT ntuples -> a shuffled, sharded Parquet dataset of graphs, with every jet accounted for.
+
+    Example: distjet prepare conf/dataset/distjet.yaml inputs=outputs/ntuples output=outputs/dataset
+    """
+    run_verb("prepare", arguments or [], verbose=verbose)
+
+
+@app.command()
+def train(arguments: Arguments = None, verbose: Verbose = False) -> None:
+    """Train a calibrator on a dataset; the same command resumes.
+
+    Example: distjet train conf/calibration/constituent_gnn.yaml dataset=outputs/dataset output=outputs/train
+    """
+    run_verb("train", arguments or [], verbose=verbose)
+
+
+@app.command()
+def evaluate(arguments: Arguments = None, verbose: Verbose = False) -> None:
+    """Response and resolution before and after calibration -> metrics.json, plots, report.html.
+
+    Example: distjet evaluate run=outputs/train output=outputs/evaluate
+    """
+    run_verb("evaluate", arguments or [], verbose=verbose)
+
+
+@app.command()
+def quickstart(arguments: Arguments = None, verbose: Verbose = False) -> None:
+    """Simulate, prepare, train and evaluate on this machine, in a few minutes.
+
+    Example: distjet quickstart output=outputs/quickstart
+    """
+    run_verb("quickstart", arguments or [], verbose=verbose)
+
+
+def main() -> None:
+    """Entry point of the `distjet` command."""
+    app(prog_name="distjet")

@@ -1,0 +1,1 @@
+"""Numbers, plots and the report, from a table of predictions alone."""

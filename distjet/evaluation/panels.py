@@ -1,0 +1,196 @@
+"""How does a grid of small panels look: style, header, legend, axes, and files that are the same bytes every time?
+
+Figures are built without pyplot, so that importing this room neither chooses a backend nor leaves a figure in a global list.
+Legend and label stand in a strip above the panels, where they cannot cover a point. The files carry no date and no version.
+"""
+
+import functools
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
+MARKERS = ("o", "s", "D", "v", "P")
+REFERENCE_STYLE = {"color": "#444444", "marker": "o", "markerfacecolor": "white"}
+SCALED_STYLE = {"color": "#e69f00", "marker": "^"}
+
+PANEL_INCH = (3.7, 2.75)
+RATIO_INCH = 1.15
+MARGIN_INCH = {"left": 0.85, "right": 0.16, "bottom": 0.62, "header": 0.95, "between_x": 0.2, "between_y": 0.58}
+MAX_COLUMNS = 3
+
+OVERRIDES = {
+    "font.size": 10,
+    "axes.labelsize": 11,
+    "axes.titlesize": 10,
+    "axes.labelpad": 4,
+    "axes.autolimit_mode": "data",
+    "axes.formatter.limits": (-4, 6),
+    "axes.formatter.use_mathtext": False,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "ytick.major.size": 5,
+    "ytick.minor.size": 3,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "svg.hashsalt": "distjet",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished figure: its file name, its bytes in two formats, and what the reader has to know."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+    pdf: bytes
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A figure with one main axis per panel and, if asked, a ratio axis below each."""
+
+    figure: Figure
+    axes: list[Axes]
+    ratios: list[Axes]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Use the style of the experiments inside the `with`, and leave the caller's settings alone."""
+    settings: Any = {**_experiment_style(), **OVERRIDES}
+    with rc_context(settings):
+        yield
+
+
+def make_grid(titles: Sequence[str], *, ratio: bool = False) -> Grid:
+    """Lay out panels in rows of at most three, with sizes in inches so that text never shrinks.
+
+    Args:
+        titles: One title per panel.
+        ratio: Whether each panel has a ratio axis below.
+    """
+    columns = min(MAX_COLUMNS, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    cell_height = PANEL_INCH[1] + (RATIO_INCH if ratio else 0)
+    m = MARGIN_INCH
+    width = max(m["left"] + columns * PANEL_INCH[0] + (columns - 1) * m["between_x"] + m["right"], 7.0)
+    height = m["bottom"] + rows * cell_height + (rows - 1) * m["between_y"] + m["header"]
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    main, below = [], []
+    for index, title in enumerate(titles):
+        row, column = divmod(index, columns)
+        left = m["left"] + column * (PANEL_INCH[0] + m["between_x"])
+        bottom = m["bottom"] + (rows - 1 - row) * (cell_height + m["between_y"])
+        offset = RATIO_INCH + 0.07 if ratio else 0
+        box = (left / width, (bottom + offset) / height, PANEL_INCH[0] / width, (cell_height - offset) / height)
+        axis = figure.add_axes(box)
+        axis.set_title(title, loc="left", pad=4)
+        main.append(axis)
+        if ratio:
+            below.append(
+                figure.add_axes((left / width, bottom / height, PANEL_INCH[0] / width, RATIO_INCH / height), sharex=axis)
+            )
+    return Grid(figure, main, below)
+
+
+def share_axes(grid: Grid, x_label: str, y_label: str, ratio_label: str = "") -> None:
+    """Label the outer axes only: x below the last panel of each column, y at the left of each row."""
+    columns = min(MAX_COLUMNS, len(grid.axes))
+    for index, axis in enumerate(grid.axes):
+        lowest = index + columns >= len(grid.axes)
+        bottom_axis = grid.ratios[index] if grid.ratios else axis
+        if grid.ratios:
+            axis.tick_params(labelbottom=False)
+        bottom_axis.tick_params(labelbottom=True)
+        if lowest:
+            bottom_axis.set_xlabel(x_label, loc="right")
+        if index % columns == 0:
+            axis.set_ylabel(y_label, loc="top" if not grid.ratios else "center")
+            if grid.ratios:
+                grid.ratios[index].set_ylabel(ratio_label, loc="center")
+        else:
+            axis.tick_params(labelleft=False)
+            if grid.ratios:
+                grid.ratios[index].tick_params(labelleft=False)
+
+
+def add_header(grid: Grid, subtitle: str) -> None:
+    """Write the label, the subtitle and one legend for all panels into the strip above them."""
+    figure = grid.figure
+    width, height = figure.get_size_inches()
+    left = MARGIN_INCH["left"] / width
+    figure.text(left, 1 - 0.16 / height, "distjet", weight="bold", style="italic", size=14, va="top")
+    figure.text(left + 0.72 / width, 1 - 0.16 / height, "simulation", size=14, va="top")
+    figure.text(left, 1 - 0.44 / height, subtitle, size=9.5, va="top")
+    found: dict[str, Any] = {}
+    for axis in grid.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    right = 1 - MARGIN_INCH["right"] / width
+    figure.legend(
+        found.values(),
+        found.keys(),
+        loc="upper right",
+        bbox_to_anchor=(right, 1 - 0.06 / height),
+        ncols=2 if len(found) > 2 else 1,
+        borderpad=0.2,
+        borderaxespad=0.0,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
+
+
+def set_energy_axis(axis: Axes, low_gev: float, high_gev: float) -> None:
+    """Draw a logarithmic axis in GeV with plain numbers at 1, 2, 5."""
+    axis.set_xscale("log")
+    axis.set_xlim(low_gev, high_gev)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    formatter = ScalarFormatter()
+    formatter.set_scientific(False)
+    axis.xaxis.set_major_formatter(formatter)
+    axis.xaxis.set_minor_locator(LogLocator(subs=tuple(range(1, 10))))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def finish(grid: Grid, name: str, title: str, caption: str) -> Plot:
+    """Render a figure to PNG and PDF bytes that depend on its content alone."""
+    png, pdf = io.BytesIO(), io.BytesIO()
+    grid.figure.savefig(png, format="png", dpi=120, metadata={"Software": None})
+    grid.figure.savefig(pdf, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    return Plot(name, title, caption, png.getvalue(), pdf.getvalue())
+
+
+def method_styles(methods: Sequence[str], reference: str, scaled: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Give each method its colour and marker, the same in all figures."""
+    styles: dict[str, dict[str, Any]] = {}
+    others = [name for name in methods if name != reference and name not in scaled]
+    for name in methods:
+        if name == reference:
+            styles[name] = REFERENCE_STYLE
+        elif name in scaled:
+            styles[name] = SCALED_STYLE
+        else:
+            index = others.index(name) % len(COLOURS)
+            styles[name] = {"color": COLOURS[index], "marker": MARKERS[index]}
+    return styles
+
+
+@functools.cache
+def _experiment_style() -> dict[str, Any]:
+    import mplhep
+
+    return dict(mplhep.style.ATLAS)

@@ -1,0 +1,1 @@
+"""Published models, one a file, and the wrappers that turn a network into a calibrator."""

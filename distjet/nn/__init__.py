@@ -1,0 +1,1 @@
+"""Layers, graph operations and losses that know no dataset."""

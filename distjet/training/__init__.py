@@ -1,0 +1,1 @@
+"""Training in plain torch: it takes a RankInfo and a reporter, and knows no cluster."""

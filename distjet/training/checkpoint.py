@@ -1,0 +1,98 @@
+"""How is the state of a training kept, so that it is whole or absent?
+
+A checkpoint is one file and a small JSON beside it with its hash; the JSON is written last, a file without one does not count.
+Files are read with `weights_only=True`, and only after their hash agrees: nothing is unpickled, nothing damaged is used.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from distjet.errors import DataError
+from distjet.run_directory import read_json, write_atomically, write_json
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one run: the newest ones, and the best."""
+
+    directory: Path
+    num_kept: int = 2
+
+    def save(self, state: dict[str, Any], epoch: int, step: int) -> Path:
+        """Write the state after `step` steps of epoch `epoch`, and remove all but the newest checkpoints."""
+        path = self._write(f"epoch-{epoch:04d}-step-{step:07d}", state)
+        _remove(self._complete("epoch")[: -self.num_kept])
+        return path
+
+    def save_best(self, state: dict[str, Any], epoch: int) -> None:
+        """Replace the best model by that of `epoch`; the old one goes when the new one is complete."""
+        self._write(f"best-{epoch:04d}", state)
+        _remove(self._complete("best")[:-1])
+
+    def newest(self) -> dict[str, Any] | None:
+        """Read the newest checkpoint that is whole, or return None.
+
+        Raises:
+            DataError: If there are checkpoints, and every one of them is damaged.
+        """
+        damaged: list[str] = []
+        for path in reversed(self._complete("epoch")):
+            try:
+                return read_checkpoint(path)
+            except DataError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise DataError("no checkpoint is usable: " + "; ".join(damaged))
+        return None
+
+    def best(self) -> dict[str, Any]:
+        """Read the best model.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        complete = self._complete("best")
+        if not complete:
+            raise DataError(f"{self.directory} holds no best model; has `distjet train` finished an epoch there?")
+        return read_checkpoint(complete[-1])
+
+    def _complete(self, kind: str) -> list[Path]:
+        return [meta.with_suffix(".pt") for meta in sorted(self.directory.glob(f"{kind}-*.json"))]
+
+    def _write(self, name: str, state: dict[str, Any]) -> Path:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        path = self.directory / f"{name}.pt"
+        write_atomically(path, data)
+        write_json(_meta_path(path), {"size_bytes": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)})
+        return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, if it is what was written.
+
+    Raises:
+        DataError: If the file or its JSON is absent, or the hash differs.
+    """
+    if not path.is_file() or not _meta_path(path).is_file():
+        raise DataError(f"there is no checkpoint {path} (with its {_meta_path(path).name} beside it)")
+    data = path.read_bytes()
+    if xxhash.xxh3_128_hexdigest(data) != read_json(_meta_path(path))["xxh3_128"]:
+        raise DataError(f"checkpoint {path} is damaged: its hash is not the one that was written")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        _meta_path(path).unlink()
+        path.unlink()
+
+
+def _meta_path(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -1,0 +1,108 @@
+"""From a trained run and a dataset to a table of predictions, one row a jet, in the order of the shards.
+
+The evaluation works from this table alone, so it can compare any methods, distjet's or others.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from distjet.config import validate
+from distjet.dataset.batch import GraphBatch
+from distjet.dataset.manifest import Manifest
+from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.errors import DataError
+from distjet.models.calibrator import Calibrated, ConstituentCalibrator
+from distjet.nn.four_vectors import JetKinematics, rapidity_of, sum_constituents
+from distjet.training.checkpoint import CheckpointStore
+from distjet.training.settings import TrainConfig
+from distjet.training.task import TARGETS, build_calibrator
+
+IDENTIFIERS = ("run", "event", "jet_index", "sample")
+
+
+def load_run(run: Path) -> TrainConfig:
+    """Read the configuration of a training from its directory.
+
+    Raises:
+        DataError: If the directory holds no training.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise DataError(f"{run} is not the output of `distjet train`: it has no config.yaml")
+    return validate(TrainConfig, yaml.safe_load(path.read_text()))
+
+
+def load_model(run: Path, config: TrainConfig, manifest: Manifest) -> ConstituentCalibrator:
+    """Build the calibrator of a run for a dataset, with the weights of its best epoch.
+
+    Raises:
+        DataError: If the weights are absent or damaged, or do not fit the dataset's features.
+    """
+    trained_on = Manifest.load(config.dataset)
+    for role in ("node", "graph"):
+        if manifest.names(role) != trained_on.names(role):
+            raise DataError(
+                f"{manifest.path} has the {role} features {manifest.names(role)}; {run} was trained on {trained_on.names(role)}"
+            )
+    model = build_calibrator(config, trained_on)
+    model.load_state_dict(CheckpointStore(run / "checkpoints").best()["model"])
+    return model.eval()
+
+
+def write_predictions(run: Path, dataset: Path, split: str, output: Path, batch_size: int = 2048) -> Path:
+    """Calibrate a split with the best model of a run.
+
+    Args:
+        run: Output of `distjet train`.
+        dataset: Output of `distjet prepare`, with the features of the run.
+        split: train, val or test.
+        output: Parquet file to write.
+        batch_size: Graphs at a time.
+
+    Returns:
+        The path of the file.
+    """
+    config, manifest = load_run(run), Manifest.load(dataset)
+    model = load_model(run, config, manifest)
+    columns = (*IDENTIFIERS, "weight", *manifest.names("spectator"))
+    stream = JetStream(manifest, split, StreamConfig(batch_size=batch_size, shuffle=False, row_columns=columns))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    tables = _tables(model, stream)
+    first = next(tables)
+    with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+    return temporary.replace(output)
+
+
+def _tables(model: ConstituentCalibrator, stream: JetStream) -> Iterator[pa.Table]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device)
+    with torch.inference_mode():
+        for batch in stream:
+            yield _table(batch, model(batch.to(device)))
+
+
+def _table(batch: GraphBatch, calibrated: Calibrated) -> pa.Table:
+    targets = batch.targets
+    columns: dict[str, Any] = dict(batch.rows)
+    columns |= {name: targets[name].numpy() for name in TARGETS}
+    columns["true_phi"] = targets["true_phi"].numpy()
+    columns["true_rapidity"] = rapidity_of(targets["true_pt"], targets["true_eta"], targets["true_mass"]).numpy()
+    ones = torch.ones(batch.num_nodes)
+    raw = sum_constituents(batch.p4, batch.batch, batch.num_graphs, ones, torch.zeros_like(ones))
+    for name, jets in (("raw", raw), ("calibrated", calibrated.jets)):
+        columns |= _kinematics(name, jets)
+    return pa.table(columns)
+
+
+def _kinematics(method: str, jets: JetKinematics) -> dict[str, Any]:
+    return {f"{method}_{item}": getattr(jets, item).float().cpu().numpy() for item in ("energy", "mass", "rapidity", "pt")}

@@ -1,0 +1,46 @@
+"""How do the processes of a run agree?
+
+`torch.distributed` is set up by whoever started the processes; with one process every function here is the identity. Gradients
+are averaged by DDP, so a loss is divided by GLOBAL sums and multiplied with the number of processes: W processes then make the
+same step as one.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distjet.ranks import RankInfo
+
+
+def wrap(model: nn.Module, ranks: RankInfo) -> nn.Module:
+    """Wrap a model for data-parallel training; a bare model for one process."""
+    return nn.parallel.DistributedDataParallel(model) if ranks.world_size > 1 else model
+
+
+def all_reduce_sum(value: Tensor, ranks: RankInfo) -> Tensor:
+    """Sum a tensor over all processes, in place; nothing is copied to the host."""
+    if ranks.world_size > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def agree(flag: bool, device: torch.device, ranks: RankInfo) -> bool:
+    """Whether any process raised its flag; all processes get the same answer."""
+    if ranks.world_size == 1:
+        return flag
+    return bool(all_reduce_sum(torch.tensor(float(flag), device=device), ranks).item() > 0)
+
+
+def broadcast_main(value: float, device: torch.device, ranks: RankInfo) -> float:
+    """Return the main process's value on all processes."""
+    if ranks.world_size == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(tensor, src=0)
+    return float(tensor.item())
+
+
+def barrier(ranks: RankInfo) -> None:
+    """Wait for all processes."""
+    if ranks.world_size > 1:
+        dist.barrier()

@@ -1,0 +1,141 @@
+"""What can be configured about a training?
+
+This file imports neither torch nor ray, so that a wrong key is reported at once.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from distjet.config import Config, component_type
+from distjet.evaluation.config import ResponseConfig
+from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
+from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
+
+
+class LossConfig(Config):
+    """The loss is the sum of its terms; each acts on the jet that the corrected constituents add up to."""
+
+    energy: component_type("loss", LOSSES, "lgk", optional=True) = LgkConfig()  # type: ignore[valid-type]
+    "Acts on E / E_true - 1; null: no such term."
+    mass: component_type("loss", LOSSES, "lgk", optional=True) = None  # type: ignore[valid-type]
+    "Acts on m / m_true - 1, for jets with a true mass above min_true_mass_gev; null: no such term."
+    rapidity: component_type("loss", LOSSES, "mse", optional=True) = MseConfig(weight=10.0)  # type: ignore[valid-type]
+    "Acts on y - y_true; null: no such term."
+    min_true_mass_gev: float = Field(default=2.0, gt=0)
+    "Jets below have no mass term: the ratio to a vanishing mass is noise."
+
+    def terms(self) -> dict[str, TermConfig]:
+        """Return the terms that are switched on, by observable."""
+        named = {"energy": self.energy, "mass": self.mass, "rapidity": self.rapidity}
+        return {name: term for name, term in named.items() if term is not None and term.weight > 0}
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> "LossConfig":
+        if not self.terms():
+            raise ValueError("the loss needs at least one term with a positive weight")
+        return self
+
+
+class OptimizerConfig(Config):
+    """AdamW, with weight decay on matrices alone (not on biases and normalisations)."""
+
+    lr: float = Field(default=2e-3, gt=0)
+    "Peak learning rate."
+    weight_decay: float = Field(default=1e-4, ge=0)
+    "Decoupled weight decay."
+    betas: tuple[float, float] = (0.9, 0.99)
+    "Decay of the running moments."
+    clip_norm: float = Field(default=1.0, gt=0)
+    "The gradient's norm is clipped to this."
+
+
+class ScheduleConfig(Config):
+    """Learning rate against time."""
+
+    name: Literal["cosine", "flat_then_anneal", "one_cycle", "constant", "plateau"] = "cosine"
+    "plateau reacts to the selection metric at the end of each epoch; the others depend on the step alone."
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    "Part of all steps over which the rate rises linearly (one_cycle: 0.3 is usual)."
+    flat_fraction: float = Field(default=0.7, ge=0, le=1)
+    "flat_then_anneal: part of all steps before the rate falls."
+    final_fraction: float = Field(default=0.01, ge=0, le=1)
+    "Last learning rate as a fraction of the peak."
+    plateau_factor: float = Field(default=0.3, gt=0, lt=1)
+    "plateau: what the rate is multiplied with."
+    plateau_patience: int = Field(default=3, ge=0)
+    "plateau: epochs without improvement before the rate falls."
+
+
+class SelectionConfig(Config):
+    """Which epoch is the best: decided on the response, because equal losses can hide 2 % in it."""
+
+    metric: Literal["mean_abs_bias", "max_abs_bias", "mean_resolution", "loss"] = "mean_abs_bias"
+    "Closure in bins of true energy and |eta| of the validation split: |Gaussian core of E / E_true - 1|, mean or worst bin."
+    patience: int | None = Field(default=None, ge=1)
+    "Stop after so many epochs without improvement; null: train all epochs."
+
+
+class ResourcesConfig(Config):
+    """Where the training runs; no part of its identity."""
+
+    num_workers: int = Field(default=2, ge=0)
+    "Processes of the run, one GPU each where GPUs are; 0 trains in the calling process without Ray."
+    cpus_per_worker: int = Field(default=1, ge=1)
+    "Cores of each process: threads of torch."
+    use_gpu: bool | None = None
+    "null: use GPUs if there are any."
+    address: str | None = None
+    "Ray cluster to join, e.g. auto; null: the one in RAY_ADDRESS, else one started for this run."
+    max_failures: int = Field(default=3, ge=0)
+    "How often a run survives the loss of a worker."
+    timeout_s: int = Field(default=600, ge=1)
+    "After so many seconds without an answer from another worker, a collective operation fails."
+
+
+class TrainConfig(Config):
+    """One training."""
+
+    output: Path
+    "The run's directory."
+    dataset: Path
+    "A dataset made by `distjet prepare`."
+    seed: int = Field(default=1, ge=0)
+    "Determines initial weights and the order of the data."
+    num_epochs: int = Field(default=20, ge=1)
+    "Passes over the training split."
+    batch_size: int = Field(default=512, ge=1)
+    "Graphs in a global batch, over all workers."
+    model: component_type("model", MODELS, "constituent_gnn") = ConstituentGnnConfig()  # type: ignore[valid-type]
+    "The network: a name from the table, or an import path `package.module:Class`."
+    correction: CorrectionConfig = CorrectionConfig()
+    "From the network's outputs to corrections of constituents."
+    loss: LossConfig = LossConfig()
+    "What is minimised."
+    weighting: Literal["flat_log_energy", "event", "none"] = "flat_log_energy"
+    "flat_log_energy: the training spectrum is flat in ln E_true (weights from the manifest), so that the calibration depends "
+    "little on the spectrum; event: the event weight; none: every jet counts once."
+    optimizer: OptimizerConfig = OptimizerConfig()
+    "AdamW."
+    schedule: ScheduleConfig = ScheduleConfig()
+    "Learning rate against time."
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    "Decay of the moving average of the weights that is validated and kept; 0: none."
+    precision: Literal["float32", "bfloat16"] = "float32"
+    "bfloat16: the network runs under autocast; sums of four-momenta stay in float32."
+    compile: bool = False
+    "torch.compile the network."
+    selection: SelectionConfig = SelectionConfig()
+    "Which epoch is kept as the best."
+    response: ResponseConfig = ResponseConfig()
+    "Bins of the validation closure."
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    "A checkpoint is written after every epoch, and within an epoch at this interval."
+    resources: ResourcesConfig = ResourcesConfig()
+    "Where it runs."
+
+    def identity(self, fingerprint: str) -> dict[str, Any]:
+        """Return what defines the result: everything but resources and paths, and the data by their fingerprint."""
+        content = self.model_dump(mode="json", exclude={"output", "dataset", "resources", "checkpoint_minutes"})
+        return content | {"dataset_fingerprint": fingerprint}

@@ -1,0 +1,142 @@
+"""What is learned: the calibrator, its loss, and the columns that both need.
+
+The loop knows a task only by `build_model`, `loss` and `observe`; a tagger is another class with these three.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distjet.config import implementation
+from distjet.dataset.batch import GraphBatch
+from distjet.dataset.manifest import Manifest
+from distjet.dataset.weights import flattening_weights
+from distjet.errors import ConfigError
+from distjet.models.calibrator import NUM_OUTPUTS, Calibrated, ConstituentCalibrator
+from distjet.models.configs import MODELS
+from distjet.models.network import InputSpec
+from distjet.nn.four_vectors import rapidity_of
+from distjet.nn.losses.configs import LOSSES
+from distjet.nn.losses.residual import ResidualLoss
+from distjet.nn.normalise import Standardise
+from distjet.training.closure import ResponseHistogram
+from distjet.training.settings import TrainConfig
+
+TARGETS = ("true_pt", "true_eta", "true_energy", "true_mass")
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over the graphs of a batch; the caller divides by the global sum of weights."""
+
+    total: Tensor
+    "Weighted sum of the loss, with gradient, shape ()."
+    terms: Tensor
+    "Weighted sum of each term before its factor, detached, shape (T,)."
+    weight: Tensor
+    "Sum of weights, shape ()."
+
+
+@dataclass(frozen=True)
+class _Term:
+    observable: str
+    is_ratio: bool
+    weight: float
+    function: ResidualLoss
+
+
+class CalibrationTask:
+    """Calibration of jets through their constituents, from graph-level truth."""
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, device: torch.device) -> None:
+        """Prepare loss and weights.
+
+        Raises:
+            ConfigError: If the dataset lacks constituents or the true jets.
+        """
+        self.config, self.manifest, self.device = config, manifest, device
+        missing = [name for name in TARGETS if name not in manifest.names("target")]
+        if missing:
+            raise ConfigError(f"{manifest.path} has no column {missing}; the recipe must name the true jet under `targets`")
+        if not manifest.names("p4"):
+            raise ConfigError(f"{manifest.path} has no constituents, which a constituent calibrator corrects")
+        self.terms = [
+            _Term(
+                observable,
+                (term.residual or ("difference" if observable == "rapidity" else "ratio")) == "ratio",
+                term.weight,
+                implementation(term.name, LOSSES)(term),
+            )
+            for observable, term in config.loss.terms().items()
+        ]
+        log_energy_edges = manifest.histogram("log_true_energy")["edges"]
+        self.log_energy_range = (log_energy_edges[0], log_energy_edges[-1])
+        self.spectrum = SpectrumTable(manifest, device) if config.weighting == "flat_log_energy" else None
+
+    def build_model(self) -> ConstituentCalibrator:
+        """Build the network and wrap it; standardisation constants come from the manifest."""
+        return build_calibrator(self.config, self.manifest).to(self.device)
+
+    def loss(self, calibrated: Calibrated, batch: GraphBatch) -> LossSums:
+        """Sum the loss over a batch."""
+        weight = self._weights(batch)
+        sums = []
+        for term in self.terms:
+            residual, valid = self._residual(term, calibrated, batch)
+            sums.append((term.function(residual) * weight * valid).sum())
+        total = torch.stack([term.weight * value for term, value in zip(self.terms, sums, strict=True)]).sum()
+        return LossSums(total, torch.stack(sums).detach(), weight.sum())
+
+    def observe(self, histogram: ResponseHistogram, calibrated: Calibrated, batch: GraphBatch) -> None:
+        """Fill the energy response of a batch into a histogram."""
+        histogram.fill(calibrated.jets.energy / batch.targets["true_energy"], batch.targets)
+
+    def _weights(self, batch: GraphBatch) -> Tensor:
+        if self.spectrum is not None:
+            return self.spectrum(batch.targets["true_energy"])
+        return batch.weight if self.config.weighting == "event" else torch.ones_like(batch.weight)
+
+    def _residual(self, term: _Term, calibrated: Calibrated, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        predicted = getattr(calibrated.jets, term.observable)
+        true = true_observable(term.observable, batch.targets)
+        valid = torch.ones_like(true)
+        if term.observable == "mass":
+            above = true > self.config.loss.min_true_mass_gev
+            valid, true = above.to(true.dtype), torch.where(above, true, 1.0)
+            predicted = torch.where(above, predicted, true)
+        return (predicted / true - 1 if term.is_ratio else predicted - true), valid
+
+
+class SpectrumTable:
+    """Weights that flatten the training spectrum in ln E_true, as a table on the device."""
+
+    def __init__(self, manifest: Manifest, device: torch.device) -> None:
+        spectrum = flattening_weights(manifest.histogram("log_true_energy"))
+        self.edges = torch.as_tensor(spectrum.edges[1:-1], dtype=torch.float32, device=device)
+        self.weights = torch.as_tensor(spectrum.values, dtype=torch.float32, device=device)
+
+    def __call__(self, true_energy: Tensor) -> Tensor:
+        """Weight of each jet, shape (B,)."""
+        return self.weights[torch.bucketize(torch.log(true_energy), self.edges, right=True)]
+
+
+def true_observable(name: str, targets: dict[str, Tensor]) -> Tensor:
+    """True energy (GeV), mass (GeV) or rapidity of each jet, shape (B,)."""
+    if name == "rapidity":
+        return rapidity_of(targets["true_pt"], targets["true_eta"], targets["true_mass"])
+    return targets[f"true_{name}"]
+
+
+def build_calibrator(config: TrainConfig, manifest: Manifest) -> ConstituentCalibrator:
+    """Build an untrained calibrator for a dataset."""
+    node, graph = (_standardise(manifest, role) for role in ("node", "graph"))
+    num_node, num_graph = len(manifest.names("node")), len(manifest.names("graph"))
+    spec = InputSpec(num_node=num_node, num_edge=1, num_graph=num_graph, num_outputs=NUM_OUTPUTS)
+    network: nn.Module = implementation(config.model.name, MODELS)(config.model, spec)
+    return ConstituentCalibrator(network, node, graph, config.correction)
+
+
+def _standardise(manifest: Manifest, role: str) -> Standardise:
+    statistics = [manifest.statistics(name) for name in manifest.names(role)]
+    return Standardise([s["mean"] for s in statistics], [s["std"] for s in statistics])

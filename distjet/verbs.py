@@ -1,0 +1,237 @@
+"""What does each verb do with its configuration?
+
+A verb is a configuration class and a function of it; `cli.py` and `jobs/` only parse arguments and call these. Heavy imports
+stand inside the functions, so that help and configuration errors come at once.
+"""
+
+import logging
+import subprocess
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, model_validator
+
+import distjet
+from distjet.cluster.settings import TasksConfig
+from distjet.config import Config, validate
+from distjet.dataset.recipe import PrepareConfig
+from distjet.errors import DataError
+from distjet.evaluation.config import ResponseConfig
+from distjet.run_directory import claim, write_atomically
+from distjet.simulation.samples import SimulateConfig
+from distjet.training.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+Narrow = TypeVar("Narrow", bound=Config)
+
+
+class SimulateVerb(SimulateConfig):
+    """`distjet simulate`."""
+
+    tasks: TasksConfig = TasksConfig()
+    "Where it runs."
+
+
+class PrepareVerb(PrepareConfig):
+    """`distjet prepare`."""
+
+    tasks: TasksConfig = TasksConfig()
+    "Where it runs."
+
+
+class EvaluateVerb(Config):
+    """`distjet evaluate`."""
+
+    output: Path
+    "Directory of metrics, plots and report."
+    run: Path | None = None
+    "Output of `distjet train`: its best model is evaluated."
+    dataset: Path | None = None
+    "Dataset to evaluate on; null: the one that the run was trained on."
+    split: str = "test"
+    "Split to evaluate on."
+    predictions: Path | None = None
+    "A finished table of predictions instead of a run."
+    response: ResponseConfig = ResponseConfig()
+    "Bins and estimators."
+    batch_size: int = Field(default=2048, ge=1)
+    "Jets at a time."
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EvaluateVerb":
+        if (self.run is None) == (self.predictions is None):
+            raise ValueError("give either run=DIRECTORY (of `distjet train`) or predictions=FILE.parquet")
+        return self
+
+
+class QuickstartVerb(Config):
+    """`distjet quickstart`: the four verbs in a row; each section is a verb's configuration without its paths."""
+
+    output: Path = Path("outputs/quickstart")
+    "Everything is written below."
+    tasks: TasksConfig = TasksConfig()
+    "Workers of simulate and prepare."
+    simulate: dict[str, Any]
+    "See `distjet simulate`."
+    prepare: dict[str, Any]
+    "See `distjet prepare`."
+    train: dict[str, Any]
+    "See `distjet train`."
+    evaluate: dict[str, Any]
+    "See `distjet evaluate`."
+
+    def sections(self) -> "tuple[SimulateVerb, PrepareVerb, TrainConfig, EvaluateVerb]":
+        """Validate the sections, with their places on disk filled in."""
+        root, tasks = self.output, self.tasks.model_dump()
+        simulate = self._section(SimulateVerb, "simulate", output=root / "simulate", tasks=tasks)
+        inputs = [{"sample": name, "files": f"{root}/simulate/{name}/*.root"} for name in simulate.samples]
+        prepare = self._section(PrepareVerb, "prepare", inputs=inputs, output=root / "dataset", tasks=tasks)
+        train = self._section(TrainConfig, "train", dataset=root / "dataset", output=root / "train")
+        evaluate = self._section(EvaluateVerb, "evaluate", run=root / "train", output=root / "evaluate")
+        return simulate, prepare, train, evaluate
+
+    def _section(self, model: type[Narrow], name: str, **places: Any) -> Narrow:
+        return validate(model, {**getattr(self, name), **places}, prefix=f"{name}.")
+
+
+def simulate(config: SimulateVerb) -> dict[str, Any]:
+    """Simulate collisions and write ROOT ntuples."""
+    from distjet.cluster.dask import executor
+    from distjet.simulation.simulate import simulate as run
+
+    with executor(config.tasks) as execute:
+        result = run(_narrow(config, SimulateConfig), execute)
+    _save_config(config)
+    logger.info("ntuples in %s", config.output)
+    return result
+
+
+def prepare(config: PrepareVerb) -> dict[str, Any]:
+    """Convert ROOT ntuples to a dataset of graphs."""
+    from distjet.cluster.dask import executor
+    from distjet.dataset.prepare import prepare as run
+
+    with executor(config.tasks) as execute:
+        result = run(_narrow(config, PrepareConfig), execute)
+    _save_config(config)
+    logger.info("dataset in %s: %s", config.output, result["accounting"])
+    return result
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train a model."""
+    from distjet.cluster.train import train as run
+
+    result = run(config)
+    best = result["best"]
+    logger.info(
+        "best epoch %d: mean |closure| %.2f %%, resolution %.4f; model in %s",
+        result["best_epoch"],
+        100 * best["val_mean_abs_bias"],
+        best["val_mean_resolution"],
+        config.output,
+    )
+    return result
+
+
+def evaluate(config: EvaluateVerb) -> dict[str, Any]:
+    """Evaluate a run, or a table of predictions."""
+    from distjet.evaluation.report import evaluate_predictions
+
+    provenance = _provenance(config)
+    claim(config.output, "evaluate", _identity(config, provenance))
+    predictions = config.predictions or _predict(config)
+    result = evaluate_predictions(predictions, config.response, provenance, config.output)
+    _save_config(config)
+    logger.info("report: %s", config.output / "report.html")
+    return result
+
+
+def quickstart(config: QuickstartVerb) -> dict[str, Any]:
+    """Simulate, prepare, train and evaluate on this machine."""
+    from distjet.evaluation.tables import text_table
+
+    simulate_config, prepare_config, train_config, evaluate_config = config.sections()
+    logger.info("1/4 simulate: %s", simulate_config.output)
+    simulate(simulate_config)
+    logger.info("2/4 prepare: %s", prepare_config.output)
+    prepare(prepare_config)
+    logger.info("3/4 train: %s", train_config.output)
+    train(train_config)
+    logger.info("4/4 evaluate: %s", evaluate_config.output)
+    metrics = evaluate(evaluate_config)
+    _show(text_table(metrics))
+    return metrics
+
+
+def _narrow(config: Config, base: type[Narrow]) -> Narrow:
+    """Reduce a verb's configuration to that of the room that does the work."""
+    return base(**{name: getattr(config, name) for name in base.model_fields})
+
+
+def _save_config(config: Any) -> None:
+    write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _predict(config: EvaluateVerb) -> Path:
+    from distjet.training.inference import load_run, write_predictions
+
+    assert config.run is not None
+    dataset = config.dataset or load_run(config.run).dataset
+    return write_predictions(config.run, dataset, config.split, config.output / "predictions.parquet", config.batch_size)
+
+
+def _identity(config: EvaluateVerb, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What defines an evaluation: its settings, and the data and training (or the table) behind it."""
+    from distjet.run_directory import IDENTITY_FILE, read_json
+
+    content = config.model_dump(mode="json", include={"split", "response", "predictions"})
+    if config.run is not None:
+        content |= {"training": read_json(config.run / IDENTITY_FILE)["identity"]}
+    return content | {"dataset_fingerprint": provenance.get("dataset_fingerprint")}
+
+
+def _provenance(config: EvaluateVerb) -> dict[str, Any]:
+    """What the numbers came from: data, configuration, code and seeds."""
+    from distjet.run_directory import read_json
+
+    content: dict[str, Any] = {"distjet_version": distjet.__version__, "git_commit": _git_commit()}
+    if config.predictions is not None:
+        return content | {"predictions": str(config.predictions)}
+    assert config.run is not None
+    from distjet.dataset.manifest import Manifest
+    from distjet.training.inference import load_run
+
+    training = load_run(config.run)
+    if not (config.run / "metrics.json").is_file():
+        raise DataError(f"{config.run} is not finished; run `distjet train` with its configuration again")
+    metrics = read_json(config.run / "metrics.json")
+    manifest = Manifest.load(config.dataset or training.dataset)
+    return content | {
+        "dataset": str(manifest.path),
+        "dataset_fingerprint": manifest.fingerprint,
+        "trained_on_fingerprint": metrics["dataset_fingerprint"],
+        "split": config.split,
+        "train_seed": training.seed,
+        "prepare_seed": manifest.content["config"]["seed"],
+        "best_epoch": metrics["best_epoch"],
+        "config": training.model_dump(mode="json"),
+    }
+
+
+def _git_commit() -> str:
+    """Return the commit of the source tree that runs, or `unknown` outside of one."""
+    source = Path(__file__).parent
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""The verbs of distjet as entry points for a job scheduler."""

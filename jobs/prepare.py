@@ -1,0 +1,6 @@
+"""`distjet prepare` as a job: `ray job submit --working-dir . -- python -m jobs.prepare FILE.yaml key=value`."""
+
+from distjet.cli import run_verb
+
+if __name__ == "__main__":
+    run_verb("prepare")

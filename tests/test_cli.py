@@ -1,0 +1,72 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+VERBS = ["simulate", "prepare", "train", "evaluate", "quickstart"]
+HEAVY = ["torch", "ray", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
+
+
+def distjet(*arguments: str, module: str = "distjet.cli") -> subprocess.CompletedProcess[str]:
+    code = "from distjet.cli import main; main()" if module == "distjet.cli" else ""
+    command = [sys.executable, *(["-c", code] if code else ["-m", module]), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
+def test_help_and_version_come_at_once(arguments: list[str]) -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = distjet(*arguments)
+        times.append(time.perf_counter() - started)
+        assert result.returncode == 0, result.stderr
+    assert "distjet" in result.stdout
+    assert min(times) < 1.0
+
+
+def test_a_configuration_error_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from distjet.cli import run_verb\n"
+        "try: run_verb('train', ['output=/tmp/o', 'dataset=/tmp/d', 'model.hidden=3', 'loss.energy.wieght=1'])\n"
+        "except SystemExit as stop: print(stop.code, [m for m in " + repr(HEAVY) + " if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.strip() == "2 []"
+    assert "loss.energy.wieght is not a field of LgkConfig, did you mean 'weight'" in result.stderr
+
+
+def test_importing_the_package_imports_no_torch_geometric() -> None:
+    code = "import sys, distjet.training.loop, distjet.models.pyg_network; print('torch_geometric' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothere.yaml"], "configuration file nothere.yaml does not exist"),
+        (["train", "output=/tmp/o", "dataset=/nowhere/d", "resources.num_workers=0"], "/nowhere/d"),
+        (["train", "something"], "expected FILE.yaml or dotted.key=value (got 'something')"),
+        (["evaluate", "output=/tmp/o"], "give either run=DIRECTORY"),
+        (["evaluate", "output=/tmp/o", "run=/nowhere/r"], "/nowhere/r is not the output of `distjet train`"),
+    ],
+)
+def test_problems_of_the_user_are_one_message_without_traceback(arguments: list[str], message: str) -> None:
+    result = distjet(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_jobs_are_the_same_verbs(tmp_path: Path) -> None:
+    for verb in ("simulate", "prepare", "train", "evaluate"):
+        as_job = distjet(f"output={tmp_path}", "no_such_key=1", module=f"jobs.{verb}")
+        as_verb = distjet(verb, f"output={tmp_path}", "no_such_key=1")
+        assert as_job.returncode == as_verb.returncode == 2
+        assert as_job.stderr == as_verb.stderr
+        assert "no_such_key" in as_job.stderr

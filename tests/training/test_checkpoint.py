@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from distjet.errors import DataError
+from distjet.training.checkpoint import CheckpointStore, read_checkpoint
+
+
+def state(value: float) -> dict:
+    return {"model": {"w": torch.tensor([value])}, "epoch": int(value)}
+
+
+def test_the_newest_comes_back_and_old_ones_go(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, num_kept=2)
+    assert store.newest() is None
+    for epoch, step in ((0, 5), (1, 0), (1, 20), (2, 0)):
+        store.save(state(epoch * 100 + step), epoch, step)
+    assert store.newest()["model"]["w"].item() == 200
+    assert len(list(tmp_path.glob("*.pt"))) == len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_damaged_checkpoint_is_never_used(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state(1), 1, 0)
+    newest = store.save(state(2), 2, 0)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        read_checkpoint(newest)
+    assert store.newest()["epoch"] == 1
+
+
+def test_without_a_whole_checkpoint_nothing_is_begun_anew_silently(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state(1), 1, 0).write_bytes(b"torn")
+    with pytest.raises(DataError, match="no checkpoint is usable"):
+        store.newest()
+
+
+def test_a_file_without_its_json_does_not_count(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    path = store.save(state(1), 1, 0)
+    path.with_suffix(".json").unlink()
+    assert store.newest() is None
+    with pytest.raises(DataError, match="there is no checkpoint"):
+        read_checkpoint(path)
+
+
+def test_the_best_is_replaced_whole(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(DataError, match="holds no best model"):
+        store.best()
+    store.save_best(state(3), 3)
+    store.save_best(state(7), 7)
+    assert store.best()["epoch"] == 7
+    assert len(list(tmp_path.glob("best-*.pt"))) == 1
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "ran",)
+
+    store = CheckpointStore(tmp_path)
+    store.save({"model": Attack()}, 0, 1)
+    with pytest.raises(Exception, match="weights_only|Unsupported"):
+        store.newest()
+    assert not (tmp_path / "ran").exists()
