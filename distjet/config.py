@@ -118,6 +118,9 @@ def import_path(path: str) -> Any:
 def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Model:
     """Merge files and overrides and validate them.
 
+    A layer that names another component (`model: {name: ...}`) starts from that component's defaults: the keys that earlier
+    layers set for the old one do not apply to it.
+
     Args:
         model: The configuration class of the verb.
         files: YAML files; later ones win.
@@ -128,13 +131,15 @@ def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[st
     """
     merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
+    components = _components(model)
     for file in files:
         layer = _read_yaml(Path(file))
         origin.update(dict.fromkeys(_leaf_keys(OmegaConf.to_container(layer, resolve=False)), str(file)))
-        merged = OmegaConf.merge(merged, layer)
-    for override in overrides:
-        merged = OmegaConf.merge(merged, _parse_override(override))
-        origin[override.partition("=")[0]] = "command line"
+        merged = _merge(merged, layer, components)
+    if overrides:
+        layer = OmegaConf.merge(*(_parse_override(override) for override in overrides))
+        origin.update(dict.fromkeys((override.partition("=")[0] for override in overrides), "command line"))
+        merged = _merge(merged, layer, components)
     try:
         data = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
@@ -194,6 +199,26 @@ def _parse_override(override: str) -> Any:
         return OmegaConf.from_dotlist([f"{key}={value}"])
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {override!r} is not valid: {error}") from error
+
+
+def _merge(merged: Any, layer: Any, components: Mapping[str, ComponentField]) -> Any:
+    """Merge a layer; where it names another component than before, what was set for the old one goes."""
+    for key, field in components.items():
+        before, after = OmegaConf.select(merged, key), OmegaConf.select(layer, key)
+        both = OmegaConf.is_dict(before) and OmegaConf.is_dict(after)
+        if both and after.get("name", before.get("name", field.default)) != before.get("name", field.default):
+            OmegaConf.update(merged, key, {}, merge=False)
+    return OmegaConf.merge(merged, layer)
+
+
+def _components(model: type[Config], prefix: str = "") -> dict[str, ComponentField]:
+    """Find the fields that hold components, by dotted key."""
+    found: dict[str, ComponentField] = {}
+    for name, field in model.model_fields.items():
+        found |= {f"{prefix}{name}": extra for extra in field.metadata if isinstance(extra, ComponentField)}
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            found |= _components(field.annotation, f"{prefix}{name}.")
+    return found
 
 
 def _leaf_keys(data: Any, prefix: str = "") -> list[str]:

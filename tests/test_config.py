@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from distjet.config import Config, ComponentConfig, did_you_mean, import_path, load, validate
+from distjet.config import ComponentConfig, Config, did_you_mean, import_path, load, validate
 from distjet.errors import ConfigError
 from distjet.training.settings import TrainConfig
 
@@ -20,7 +20,7 @@ class Inner(Config):
 
 class Outer(Config):
     inner: Inner = Inner()
-    named: dict[str, Inner] = {}
+    named: dict[str, Inner] = Field(default_factory=dict)
     names: tuple[str, ...] = ()
     maybe: Inner | None = None
 
@@ -87,6 +87,20 @@ def test_overriding_one_key_of_a_component_keeps_its_default_name() -> None:
     assert terms == {"energy": ("lgk", 1.0), "mass": ("lgk", 0.5), "rapidity": ("mse", 3.0)}
 
 
+def test_naming_another_component_starts_from_its_defaults(tmp_path: Path) -> None:
+    base = write(
+        tmp_path / "base.yaml", "model: {name: constituent_gnn, width: 32}\nloss: {energy: {name: lgk, leak: 0.1, weight: 2}}\n"
+    )
+    other = write(tmp_path / "other.yaml", "loss: {energy: {name: mse}}\n")
+    config = load(TrainConfig, [base, other], [*PATHS, "model.name=pyg", "model.network=torch_geometric.nn:GAT"])
+    assert config.loss.energy.model_dump() == {"name": "mse", "weight": 1.0, "residual": None}
+    assert config.model.name == "pyg"
+    same = write(tmp_path / "same.yaml", "loss: {energy: {name: lgk, bandwidth: 0.3}}\n")
+    assert load(TrainConfig, [base, same], PATHS).loss.energy.leak == 0.1
+    with pytest.raises(ConfigError, match=r"model\.width is not a field of PygNetworkConfig"):
+        load(TrainConfig, [base], [*PATHS, "model={name: pyg, network: 'a:B', width: 3}"])
+
+
 def test_a_resolved_configuration_loads_to_itself() -> None:
     config = load(TrainConfig, [], [*PATHS, "model.width=32", "loss.mass.weight=0.5"])
     assert validate(TrainConfig, config.model_dump(mode="json")) == config
@@ -104,7 +118,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     write(tmp_path / "train.yaml", "a: 1")
     with pytest.raises(ConfigError, match=r"trian.yaml does not exist, did you mean '.*train.yaml'"):
         load(Outer, [tmp_path / "trian.yaml"])
-    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml is not valid YAML"):
         load(Outer, [write(tmp_path / "broken.yaml", "a: [1, ")])
     with pytest.raises(ConfigError, match="must hold a mapping"):
         load(Outer, [write(tmp_path / "list.yaml", "- 1")])
@@ -112,7 +126,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("override", ["noequals", "=3", "a=[1,"])
 def test_bad_overrides(override: str) -> None:
-    with pytest.raises(ConfigError, match="override|dotted.key=value"):
+    with pytest.raises(ConfigError, match=r"override|dotted\.key=value"):
         load(Outer, [], [override])
 
 

@@ -32,7 +32,7 @@ def show(run: Path) -> Iterator[None]:
                 last = closed.wait(0.5)
                 rows = read_rows(run / HISTORY_FILE)
                 for row in rows[shown:]:
-                    console.print(epoch_line(row))
+                    console.print(epoch_line(row), soft_wrap=True)
                 shown = max(shown, len(rows))
                 if last:
                     return

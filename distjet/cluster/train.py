@@ -1,8 +1,8 @@
 """One training, in this process or on a Ray cluster, resumed if it was begun before.
 
 Checkpoints are distjet's own files in the run's directory, found by whoever continues: a restarted worker, a new driver,
-another number of workers. Ray starts processes, connects them and starts them again; only plain dicts cross its boundary. A request to
-stop travels as a file, because the driver's signals do not reach workers on other nodes.
+another number of workers. Ray starts processes, connects them and starts them again; only plain dicts cross its boundary. A
+request to stop travels as a file, because the driver's signals do not reach workers on other nodes.
 """
 
 import logging

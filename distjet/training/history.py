@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distjet.run_directory import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 HISTORY_FILE = "history.jsonl"
 
@@ -23,6 +28,13 @@ class History:
         self.seconds = 0.0
         "Time spent in training steps, over all parts of an interrupted run."
 
+    @cached_property
+    def tensorboard(self) -> "SummaryWriter":
+        """The writer of TensorBoard's events, opened when the first epoch is finished."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.events))
+
     def rows(self) -> list[dict[str, float]]:
         """Read all rows."""
         return read_rows(self.file)
@@ -34,12 +46,10 @@ class History:
 
     def append(self, metrics: Mapping[str, float]) -> None:
         """Add a row, here and for TensorBoard."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self._write([*self.rows(), dict(metrics)])
-        with SummaryWriter(str(self.events)) as writer:
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, int(metrics["epoch"]))
+        for name, value in metrics.items():
+            self.tensorboard.add_scalar(name, value, int(metrics["epoch"]))
+        self.tensorboard.flush()
 
     def forget_after(self, num_epochs: int) -> None:
         """Drop rows of epochs that a resumed run makes again."""

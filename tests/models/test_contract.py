@@ -125,7 +125,7 @@ def test_a_network_that_is_no_module_is_refused() -> None:
     from distjet.errors import ConfigError
 
     config = PygNetworkConfig(network="math:sqrt")
-    with pytest.raises(ConfigError, match="not a torch.nn.Module"):
+    with pytest.raises(ConfigError, match=r"not a torch\.nn\.Module"):
         implementation("pyg", MODELS)(config, SPEC)
 
 

@@ -41,7 +41,9 @@ def test_sums_equal_float64(boost: float) -> None:
     jets = sum_constituents(tensors[0], batch.batch, 4, tensors[1], tensors[2])
     expected = plain_sums(p4.astype(np.float32), batch.batch.numpy(), factor, shift)
     for name, value in expected.items():
-        np.testing.assert_allclose(getattr(jets, name).numpy(), value, rtol=2e-4 if name == "mass" else 2e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(jets, name).numpy(), value, rtol=2e-4 if name == "mass" else 2e-5, atol=1e-5, err_msg=name
+        )
 
 
 def test_without_corrections_the_sum_is_the_jet() -> None:
@@ -67,7 +69,9 @@ def test_energy_is_scaled_exactly_whatever_the_shift() -> None:
     jets = sum_constituents(batch.p4, batch.batch, 1, factor, torch.full((6,), 0.07))
     assert jets.energy.item() == pytest.approx(1.3 * batch.p4[:, 3].sum().item(), rel=1e-6)
     plain = sum_constituents(batch.p4, batch.batch, 1, factor, torch.zeros(6))
-    assert (jets.rapidity - plain.rapidity).item() == pytest.approx(0.07, abs=2e-4)  # energies are kept, so transverse masses differ a little
+    assert (jets.rapidity - plain.rapidity).item() == pytest.approx(
+        0.07, abs=2e-4
+    )  # energies are kept, so transverse masses differ a little
 
 
 def test_gradients_are_finite_for_a_single_massless_constituent() -> None:
@@ -82,4 +86,6 @@ def test_rapidity_equals_its_definition() -> None:
     pt, eta, mass = (torch.tensor([v], dtype=torch.float64) for v in (50.0, 2.1, 12.0))
     pz = pt * torch.sinh(eta)
     energy = torch.sqrt(pt**2 + pz**2 + mass**2)
-    assert rapidity_of(pt, eta, mass).item() == pytest.approx((0.5 * torch.log((energy + pz) / (energy - pz))).item(), rel=1e-12)
+    assert rapidity_of(pt, eta, mass).item() == pytest.approx(
+        (0.5 * torch.log((energy + pz) / (energy - pz))).item(), rel=1e-12
+    )

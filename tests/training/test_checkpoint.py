@@ -65,6 +65,6 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
     store = CheckpointStore(tmp_path)
     store.save({"model": Attack()}, 0, 1)
-    with pytest.raises(Exception, match="weights_only|Unsupported"):
+    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
         store.newest()
     assert not (tmp_path / "ran").exists()

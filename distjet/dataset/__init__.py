@@ -1,0 +1,1 @@
+"""From ROOT ntuples to shuffled batches: recipe, graphs, shards, manifest, stream."""

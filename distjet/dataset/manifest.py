@@ -1,0 +1,170 @@
+"""What is in a dataset, and is it the one that was written?
+
+A folder without a manifest is not a dataset: the manifest is written last. Readers open exactly the shards that it names
+and never list the folder. Loading checks that each shard is there with its size; `verify` also compares every hash.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distjet.config import unknown
+from distjet.dataset.schema import ColumnSpec, columns_from_manifest
+from distjet.errors import DataError
+from distjet.run_directory import IDENTITY_FILE
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a split."""
+
+    path: str
+    rows: int
+    nodes: int
+    edges: int
+    row_groups: tuple[int, ...]
+    size_bytes: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Typed access to the manifest of a dataset.
+
+    Attributes:
+        path: Folder of the dataset.
+        content: The whole manifest, as in the file.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Manifest":
+        """Open the dataset in a folder.
+
+        Raises:
+            DataError: If there is no manifest, it is of another version, or a shard is missing or has another size.
+        """
+        folder = Path(path)
+        file = folder / FILE_NAME
+        if not file.is_file():
+            hint = "; `distjet prepare` did not finish there" if (folder / IDENTITY_FILE).exists() else ""
+            raise DataError(f"{folder} is not a dataset: it has no {FILE_NAME}{hint}")
+        try:
+            content = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file} is damaged: {error}") from error
+        if (version := content.get("schema_version")) != SCHEMA_VERSION:
+            raise DataError(
+                f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; run `distjet prepare` again"
+            )
+        manifest = cls(folder, content)
+        manifest._check_sizes()
+        return manifest
+
+    def _check_sizes(self) -> None:
+        for split in self.content["shards"]:
+            for shard in self.shards(split):
+                file = self.path / shard.path
+                if not file.is_file():
+                    raise DataError(f"{self.path}: shard {shard.path} is missing")
+                if (size := file.stat().st_size) != shard.size_bytes:
+                    raise DataError(f"{self.path}: shard {shard.path} has {size} bytes, the manifest says {shard.size_bytes}")
+
+    def verify(self) -> None:
+        """Compare the hash of every shard.
+
+        Raises:
+            DataError: If the bytes of a shard are not those that were written.
+        """
+        from distjet.dataset.shards import file_hash
+
+        for split in self.content["shards"]:
+            for shard in self.shards(split):
+                if (found := file_hash(self.path / shard.path)) != shard.xxh3_128:
+                    raise DataError(
+                        f"{self.path}: shard {shard.path} is damaged: hash {found}, the manifest says {shard.xxh3_128}"
+                    )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the columns, the configuration and all rows, 32 hexadecimal characters."""
+        return self.content["fingerprint"]
+
+    @cached_property
+    def columns(self) -> tuple[ColumnSpec, ...]:
+        """All columns in the order of the shards."""
+        return columns_from_manifest(self.content["columns"])
+
+    def names(self, role: str) -> tuple[str, ...]:
+        """Return the names of the columns with a role, in order; empty if there are none."""
+        return tuple(column.name for column in self.columns if column.role == role)
+
+    def column(self, name: str) -> ColumnSpec:
+        """Return a column by name.
+
+        Raises:
+            DataError: If the dataset has no such column.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise DataError(f"{self.path}: " + unknown("column", name, [column.name for column in self.columns]))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their labels; empty without labels."""
+        return tuple(self.content["classes"])
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Training rows of each class."""
+        return self.content["class_counts"]
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """Names of the samples."""
+        return tuple(self.content["samples"])
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """Return the shards of a split in order.
+
+        Raises:
+            DataError: If there is no such split.
+        """
+        if split not in self.content["shards"]:
+            raise DataError(f"{self.path}: " + unknown("split", split, self.content["shards"]))
+        return tuple(Shard(**{**shard, "row_groups": tuple(shard["row_groups"])}) for shard in self.content["shards"][split])
+
+    def num_rows(self, split: str) -> int:
+        """Return the number of rows of a split."""
+        return sum(shard.rows for shard in self.shards(split))
+
+    def statistics(self, column: str) -> Mapping[str, Any]:
+        """Return count, mean, std, min, max and quantiles of a column over the training rows.
+
+        Raises:
+            DataError: If there are no statistics for the column.
+        """
+        known = self.content["statistics"]
+        if column not in known:
+            raise DataError(f"{self.path}: no statistics: " + unknown("column", column, known))
+        return known[column]
+
+    def histogram(self, name: str) -> Mapping[str, Any]:
+        """Return a histogram of the training rows: `log_true_energy` or `pt_mass`.
+
+        Raises:
+            DataError: If the dataset has no such histogram.
+        """
+        known = self.content["histograms"]
+        if name not in known:
+            raise DataError(f"{self.path}: " + unknown("histogram", name, known))
+        return known[name]

@@ -1,0 +1,336 @@
+"""Which branches of an ntuple become which columns of a graph?
+
+A recipe is a mapping in YAML. Wherever it takes a value, the value is a branch or a line of arithmetic on branches and names
+(`distjet.dataset.expressions`); a bare name in a list of columns is a branch or a named feature (`distjet.dataset.features`).
+Four-momenta are given in whichever components the file has, in `energy_unit`; everything after them is in GeV and radians.
+
+An expression sees the branches and the names that are defined above it, in this order: `variables`, `constituents`, `jet`,
+`truth`, the named features. So `jet: {pt: jet_pt}` means the branch, and `cuts: {hard: jet_pt > 20}` the column in GeV.
+
+Like all files that define configurations, this one imports neither numba, uproot nor torch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from distjet.config import Config
+from distjet.dataset import expressions
+
+QUANTITIES = ("pt", "eta", "phi", "mass", "energy", "px", "py", "pz")
+"Components in which a four-momentum can be given."
+
+COMPLETE = ({"pt", "eta", "phi"}, {"energy", "eta", "phi"}, {"px", "py", "pz", "energy"}, {"px", "py", "pz", "mass"})
+"Sets of components that fix a four-momentum (the first two: of a massless constituent, or together with a mass or an energy)."
+
+RESERVED = ("run", "event", "jet_index", "sample", "weight", "label", "edge_src", "edge_dst")
+
+
+def _check_formula(text: str) -> str:
+    return expressions.parse(text).text
+
+
+def _check_name(name: str) -> str:
+    if not name.isidentifier():
+        raise ValueError(f"expected a name of letters, digits and _ (got {name!r})")
+    return name
+
+
+Formula = Annotated[str, BeforeValidator(str), AfterValidator(_check_formula)]
+"A branch, or arithmetic on branches and defined names."
+
+Name = Annotated[str, AfterValidator(_check_name)]
+
+
+class Column(Config):
+    """One column of the dataset, or one cut."""
+
+    name: Name
+    value: Formula
+    unit: str = ""
+    "For the schema and the plots; GeV, rad, or empty for a dimensionless number."
+    description: str = ""
+
+
+def _as_columns(given: Any) -> Any:
+    """Accept `name`, `{name: value}`, `{name: {value: ..., unit: ...}}` and the full form, in a list or a mapping."""
+    if isinstance(given, Mapping):
+        return [_as_column({name: value}) for name, value in given.items()]
+    if isinstance(given, list | tuple):
+        return [_as_column(item) for item in given]
+    return given
+
+
+def _as_column(item: Any) -> Any:
+    if isinstance(item, str):
+        return {"name": item, "value": item}
+    if isinstance(item, Mapping) and len(item) == 1 and "name" not in item:
+        (name, value), *_ = item.items()
+        return {"name": name, **value} if isinstance(value, Mapping) else {"name": name, "value": value}
+    return item
+
+
+Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_columns)]
+
+
+class FourMomentum(Config):
+    """The components of a four-momentum that the file has; the others follow."""
+
+    pt: Formula | None = None
+    eta: Formula | None = None
+    phi: Formula | None = None
+    mass: Formula | None = None
+    energy: Formula | None = None
+    px: Formula | None = None
+    py: Formula | None = None
+    pz: Formula | None = None
+
+    def given(self) -> dict[str, str]:
+        """Return the components that the file has."""
+        return {name: value for name in QUANTITIES if (value := getattr(self, name)) is not None}
+
+    @pydantic.model_validator(mode="after")
+    def _is_complete(self) -> "FourMomentum":
+        names = set(self.given())
+        extra = (
+            names - {"pt", "eta", "phi", "mass", "energy"}
+            if "px" not in names
+            else names - {"px", "py", "pz", "energy", "mass"}
+        )
+        if extra or not any(complete <= names for complete in COMPLETE) or {"mass", "energy", "pt"} <= names:
+            raise ValueError(
+                "expected pt, eta, phi and mass or energy; or energy, eta, phi and mass; or px, py, pz and energy or mass "
+                f"(got {', '.join(sorted(names)) or 'nothing'})"
+            )
+        return self
+
+
+class MassiveFourMomentum(FourMomentum):
+    """The four-momentum of a jet: a mass or an energy is needed."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_mass(self) -> "MassiveFourMomentum":
+        if self.mass is None and self.energy is None:
+            raise ValueError("a jet needs mass or energy beside pt, eta and phi")
+        return self
+
+
+class Constituents(FourMomentum):
+    """What a jet consists of; without mass and energy, constituents are massless."""
+
+    jet_link: Formula | None = None
+    "For a flat collection of candidates with a list of links: the link's jet, counted within the event."
+    constituent_link: Formula | None = None
+    "The link's candidate, counted within the event; links with a negative number are left out."
+    variables: dict[Name, Formula] = Field(default_factory=dict)
+    "More names for branches of the collection of candidates."
+
+    @pydantic.model_validator(mode="after")
+    def _links_come_in_pairs(self) -> "Constituents":
+        if (self.jet_link is None) != (self.constituent_link is None):
+            raise ValueError("jet_link and constituent_link go together")
+        return self
+
+
+class Truth(MassiveFourMomentum):
+    """The reference jets, and how a jet finds its own."""
+
+    index: Formula | None = None
+    "For each jet, the number of its reference jet within the event; negative where there is none (NanoAOD's Jet_genJetIdx)."
+    delta_r: float | None = Field(default=None, gt=0)
+    "Match to the nearest reference jet within this distance in (eta, phi); each is taken once, by the jet nearest to it."
+    variables: dict[Name, Formula] = Field(default_factory=dict)
+    "More names for branches of the collection of reference jets."
+
+    @property
+    def is_collection(self) -> bool:
+        """Whether the reference jets are a collection of their own, to be matched; else each jet's entry holds its own."""
+        return self.index is not None or self.delta_r is not None
+
+    @pydantic.model_validator(mode="after")
+    def _one_way_to_match(self) -> "Truth":
+        if self.index is not None and self.delta_r is not None:
+            raise ValueError("match by index or by delta_r, not by both")
+        return self
+
+
+class Identity(Config):
+    """What makes a row the same row wherever it is read: it fixes the split and the place in the shuffle."""
+
+    run: Formula | None = None
+    event: Formula | None = None
+    "Without it, an entry of a file is an event, and the file's unique identifier is the run."
+    jet_index: Formula | None = None
+    "Number of the jet within the event; by default its position in the event, or the entry number where an entry is a jet."
+
+    @pydantic.model_validator(mode="after")
+    def _run_needs_event(self) -> "Identity":
+        if self.event is None and (self.run is not None or self.jet_index is not None):
+            raise ValueError("run and jet_index need event")
+        return self
+
+
+class Recipe(Config):
+    """The mapping from branches to columns."""
+
+    tree: str
+    "Name of the TTree or RNTuple."
+    layout: Literal["jet", "event"] = "jet"
+    "What an entry is: a jet (constituents are lists), or an event (jets are lists, constituents lists of lists or linked)."
+    energy_unit: Literal["GeV", "MeV"] = "GeV"
+    "Unit of the four-momenta in the file. Other branches are taken as they are."
+    variables: dict[Name, Formula] = Field(default_factory=dict)
+    "Names for intermediate results, defined before everything else."
+    constituents: Constituents | None = None
+    "Absent: a dataset of jets without graphs."
+    jet: MassiveFourMomentum | None = None
+    "Reconstructed jet at the scale of the constituents. Absent: the sum of the constituents."
+    truth: Truth | None = None
+    "Reference jet; becomes the target columns true_pt, true_eta, true_phi, true_energy, true_mass."
+    edges: Literal["delaunay", "none"] = "delaunay"
+    "Delaunay triangulation of the constituents in (eta, phi) around the jet's axis."
+    nodes: Columns = ()
+    "Features of a constituent."
+    graph: Columns = ()
+    "Features of a jet."
+    targets: Columns = ()
+    "What is learned, beside the four-momentum of `truth`."
+    labels: dict[Name, Formula] = Field(default_factory=dict)
+    "Class name -> condition; exactly one must hold for each jet. The label is the number of the class in this list."
+    spectators: Columns = ()
+    "Numbers kept for plots and for the baselines, not for training."
+    cuts: Columns = ()
+    "Conditions for a jet to be kept, in this order; the manifest counts what each removes."
+    weight: Formula = "1"
+    "Event weight."
+    identity: Identity = Identity()
+
+    @pydantic.field_validator("labels", "variables", mode="after")
+    @classmethod
+    def _freeze_order(cls, given: dict[str, str]) -> dict[str, str]:
+        return dict(given)
+
+    @pydantic.model_validator(mode="after")
+    def _has_jets(self) -> "Recipe":
+        if self.constituents is None and self.jet is None:
+            raise ValueError("a recipe needs constituents, or a jet, or both")
+        if self.constituents is None and self.nodes:
+            raise ValueError("nodes need constituents")
+        for name in ("constituents.jet_link", "truth.index", "truth.delta_r"):
+            block, key = name.split(".")
+            if self.layout == "jet" and getattr(getattr(self, block), key, None) is not None:
+                raise ValueError(f"{name} needs layout: event (a link counts within an event)")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _names_are_unique(self) -> "Recipe":
+        columns = [*self.nodes, *self.graph, *self.targets, *self.spectators]
+        names = [*RESERVED, *JET_NAMES, *(TRUE_NAMES if self.truth else ()), *(P4_NAMES if self.constituents else ())]
+        for column in columns:
+            if column.name in names:
+                raise ValueError(
+                    f"two columns are called {column.name!r}; give one another name, {{other_name: {column.value}}}"
+                )
+            names.append(column.name)
+        cuts = [cut.name for cut in self.cuts]
+        if repeated := {name for name in cuts if cuts.count(name) > 1}:
+            raise ValueError(f"two cuts are called {sorted(repeated)[0]!r}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _variables_are_new(self) -> "Recipe":
+        blocks = [self.variables, *(block.variables for block in (self.constituents, self.truth) if block is not None)]
+        names = [name for block in blocks for name in block]
+        taken = {*RESERVED, *QUANTITIES, *JET_NAMES, *TRUE_NAMES}
+        for name in names:
+            if name in taken or names.count(name) > 1:
+                raise ValueError(f"a variable cannot be called {name!r}: the name has a meaning already; choose another one")
+        return self
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether graphs have edges."""
+        return self.constituents is not None and self.edges != "none"
+
+
+P4_NAMES = ("px", "py", "pz", "energy")
+JET_NAMES = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_mass")
+TRUE_NAMES = ("true_pt", "true_eta", "true_phi", "true_energy", "true_mass")
+
+
+class Input(Config):
+    """Files of one sample."""
+
+    sample: Name | None = None
+    "Name of the sample; by default the name of the folder that holds the file."
+    files: tuple[str, ...]
+    "Paths, patterns with * or **, or folders (all .root files below)."
+
+    @pydantic.field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str | Path) else given
+
+
+def _as_inputs(given: Any) -> Any:
+    """Accept a pattern, a list of patterns, `{sample: patterns}` and the full form."""
+    if isinstance(given, str | Path):
+        return [{"files": str(given)}]
+    if isinstance(given, Mapping):
+        return [{"sample": sample, "files": files} for sample, files in given.items()]
+    if isinstance(given, list | tuple):
+        return [{"files": str(item)} if isinstance(item, str | Path) else item for item in given]
+    return given
+
+
+class Split(Config):
+    """Fractions of the events; what is left after train and val is the test split."""
+
+    train: float = Field(default=0.8, gt=0, le=1)
+    val: float = Field(default=0.1, ge=0, le=1)
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "Split":
+        if self.train + self.val > 1:
+            raise ValueError(f"train + val must not exceed 1 (got {self.train} + {self.val})")
+        return self
+
+
+class Tolerance(Config):
+    """How much may be quarantined before a run fails."""
+
+    max_files: int = Field(default=0, ge=0)
+    "Input files that cannot be used: corrupt, truncated, without the tree or a branch, or the same content twice."
+    max_row_fraction: float = Field(default=0.0, ge=0, le=1)
+    "Jets with a non-finite number, as a fraction of the jets read."
+
+
+class PrepareConfig(Config):
+    """ROOT ntuples to a sharded, shuffled dataset with a manifest."""
+
+    inputs: Annotated[tuple[Input, ...], BeforeValidator(_as_inputs)] = Field(min_length=1)
+    "A folder, a pattern, a list of them, {sample: patterns}, or [{sample, files}]."
+    output: Path
+    "Folder of the dataset."
+    recipe: Recipe
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    "Of the split and the shuffle."
+    split: Split = Split()
+    rows_per_shard: int = Field(default=100_000, ge=1)
+    "Target; a split is divided into equal shares of at most about this size (200 MB at 50 constituents)."
+    row_group_size: int = Field(default=2000, ge=1)
+    "Rows that are read together; 2000 jets are about 4 MB."
+    entries_per_task: int = Field(default=20_000, ge=1)
+    "Entries read at a time, rounded to the file's clusters; bounds the memory of a task and changes nothing in the result."
+    pt_edges_gev: tuple[float, ...] = tuple(round(10 * 2 ** (i / 4), 3) for i in range(37))
+    "Bins in jet pT of the (pT, mass) histogram, 10 to 5120 GeV."
+    mass_edges_gev: tuple[float, ...] = tuple(float(5 * i) for i in range(61))
+    "Bins in jet mass of the (pT, mass) histogram, 0 to 300 GeV."
+    tolerance: Tolerance = Tolerance()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what defines the dataset: everything except where it is written, what is forgiven and the size of a task."""
+        return self.model_dump(mode="json", exclude={"output", "tolerance", "entries_per_task"})

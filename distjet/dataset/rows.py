@@ -1,0 +1,141 @@
+"""Which numbers does a recipe give for the selected jets, and are they all usable?
+
+Numbers are computed in float64 and checked as what will be stored, so an overflow of float32 is found as well. The identity
+of a row is kept in whole numbers throughout: an event number of 19 digits does not survive a float.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distjet.dataset import graphs
+from distjet.dataset.definitions import column_formulas
+from distjet.dataset.expressions import Level
+from distjet.dataset.hashing import text_key
+from distjet.dataset.recipe import Recipe
+from distjet.dataset.schema import ColumnSpec
+from distjet.dataset.scope import Scope
+from distjet.errors import ConfigError, DataError
+
+NODE_ROLES = ("p4", "node")
+AXES = ("delta_eta", "delta_phi")
+"Coordinates of the graph."
+
+
+def evaluate_key(scope: Scope, key: str, formula: str, level: Level) -> np.ndarray:
+    """Evaluate the formula that stands under a key of the recipe; an error names the key."""
+    try:
+        return scope.evaluate(formula, level)
+    except ConfigError as error:
+        raise ConfigError(f"recipe.{key}: {error}") from error
+
+
+def evaluate_columns(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec]) -> dict[str, np.ndarray]:
+    """Evaluate the numbers of the selected jets that are stored, and the coordinates of the graph.
+
+    Returns:
+        Column name -> values, shape (J,), or (P,) for constituents; the label is NaN where not exactly one class holds.
+    """
+    values: dict[str, np.ndarray] = {}
+    formulas = column_formulas(recipe)
+    for column in columns:
+        if column.name in formulas:
+            key, formula = formulas[column.name]
+            level = Level.NODE if column.role in NODE_ROLES else Level.JET
+            values[column.name] = _stored(evaluate_key(scope, key, formula, level), column)
+    if recipe.labels:
+        values["label"] = _class_numbers(recipe, scope)
+    if recipe.has_edges:
+        values |= {f"({name})": scope.evaluate(name, Level.NODE) for name in AXES}
+    return values
+
+
+def _stored(array: np.ndarray, column: ColumnSpec) -> np.ndarray:
+    """Convert to the type that is stored; what does not fit becomes infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(array).astype(column.dtype)
+
+
+def _class_numbers(recipe: Recipe, scope: Scope) -> np.ndarray:
+    conditions = [evaluate_key(scope, f"labels.{name}", text, Level.JET) for name, text in recipe.labels.items()]
+    holds = np.stack([np.asarray(condition, dtype=np.float64) != 0 for condition in conditions])
+    return np.where(holds.sum(axis=0) == 1, holds.argmax(axis=0), np.nan)
+
+
+def find_bad_jets(
+    recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, list[str]]:
+    """Find jets with a number that cannot be used.
+
+    Returns:
+        For each jet the number of its first reason, -1 for a good jet, int64 (J,); and the reasons.
+    """
+    nodes = {column.name for column in columns if column.role in NODE_ROLES}
+    number = np.full(scope.num_jets, -1)
+    reasons: list[str] = []
+    for name, array in sorted(values.items(), key=lambda item: item[0] in nodes):  # a bad jet also spoils its constituents
+        is_axis = name.startswith("(")
+        bad = ~graphs.in_range(array) if is_axis else ~np.isfinite(array)
+        if bad.any():
+            jets = np.flatnonzero(bad)
+            if is_axis or name in nodes:
+                jets = np.unique(np.repeat(np.arange(scope.num_jets), scope.counts)[jets])
+            number[jets[number[jets] < 0]] = len(reasons)
+            reasons.append(_reason(recipe, name, is_axis=is_axis))
+    return number, reasons
+
+
+def _reason(recipe: Recipe, name: str, *, is_axis: bool) -> str:
+    if name == "label":
+        return f"column 'label': not exactly one of {list(recipe.labels)} holds"
+    if is_axis:
+        return f"{name.strip('()')} of a constituent is not a number below {graphs.MAX_COORDINATE:g}"
+    return f"column {name!r} is not finite"
+
+
+def identify(recipe: Recipe, scope: Scope, uuid: str, first_entry: int) -> dict[str, np.ndarray]:
+    """Return run, event and jet_index of the selected jets; without event numbers: hash of the file, entry, position."""
+    identity = recipe.identity
+    entry = first_entry + scope.entry
+    jet_index = scope.position
+    if identity.event is None:
+        run = np.full(len(entry), text_key(uuid) & 0x7FFFFFFF)
+        return {"run": run, "event": entry, "jet_index": jet_index}
+    if identity.jet_index is not None:
+        jet_index = _whole(scope, "jet_index", identity.jet_index)
+    elif recipe.layout == "jet":
+        jet_index = entry
+    run = _whole(scope, "run", identity.run or "0")
+    return {"run": run, "event": _whole(scope, "event", identity.event), "jet_index": jet_index}
+
+
+def _whole(scope: Scope, key: str, formula: str) -> np.ndarray:
+    array = np.asarray(evaluate_key(scope, f"identity.{key}", formula, Level.JET))
+    if np.issubdtype(array.dtype, np.floating) and not (np.abs(array) < 2**53).all():
+        raise DataError(f"recipe.identity.{key}: {formula!r} must give whole numbers (got {array.dtype} beyond 2^53 or NaN)")
+    return array.astype(np.int64)
+
+
+def make_table(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]) -> pa.Table:
+    """Build the graphs and arrange everything as an Arrow table with the dataset's schema."""
+    offsets = np.concatenate([[0], np.cumsum(scope.counts)]) if recipe.constituents is not None else np.zeros(1, np.int64)
+    lists: dict[str, tuple[Any, np.ndarray]] = {
+        column.name: (values[column.name], offsets) for column in columns if column.role in NODE_ROLES
+    }
+    if recipe.has_edges:
+        edges = graphs.delaunay_edges(values["(delta_eta)"], values["(delta_phi)"], offsets)
+        lists |= {"edge_src": (edges.source, edges.offsets), "edge_dst": (edges.target, edges.offsets)}
+    arrays = [_arrow_array(column, lists[column.name] if column.is_list else values[column.name]) for column in columns]
+    return pa.Table.from_arrays(arrays, schema=pa.schema([column.arrow_field() for column in columns]))
+
+
+def _arrow_array(column: ColumnSpec, values: Any) -> pa.Array:
+    if not column.is_list:
+        return pa.array(values.astype(column.arrow_type().to_pandas_dtype()), column.arrow_type())
+    content, offsets = values
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise ConfigError(f"{offsets[-1]} constituents in one task are too many; lower entries_per_task")
+    flat = pa.array(np.ascontiguousarray(content), column.arrow_type().value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), flat, type=column.arrow_type())

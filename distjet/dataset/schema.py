@@ -1,0 +1,110 @@
+"""Which columns has a dataset, in which order, with which type, unit and meaning?
+
+The list is made once from the recipe; it becomes the Arrow schema (with the role, unit and description as field metadata) and
+the `columns` of the manifest, so neither can tell another story. Nothing is nullable: a missing value is a quarantined row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from distjet.dataset.features import COMPONENTS, FEATURES
+from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
+
+Role = Literal["identifier", "weight", "p4", "node", "edge", "jet", "graph", "target", "label", "spectator"]
+
+STATISTICS_ROLES = ("node", "jet", "graph", "target", "spectator")
+"Columns whose mean, deviation and quantiles are kept."
+
+LIST_ROLES = ("p4", "node", "edge")
+"Columns with one list per jet."
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """One column of the dataset."""
+
+    name: str
+    role: Role
+    unit: str
+    description: str
+    dtype: str
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a row holds a list of numbers."""
+        return self.role in LIST_ROLES
+
+    def arrow_type(self) -> pa.DataType:
+        """Return the column's Arrow type."""
+        kind = getattr(pa, self.dtype)()
+        return pa.list_(pa.field("element", kind, nullable=False)) if self.is_list else kind
+
+    def arrow_field(self) -> pa.Field:
+        """Return the column's Arrow field with its metadata."""
+        metadata = {"role": self.role, "unit": self.unit, "description": self.description}
+        return pa.field(self.name, self.arrow_type(), nullable=False, metadata=metadata)
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the column as it stands in the manifest."""
+        return asdict(self)
+
+
+def dataset_columns(recipe: Recipe, integer_spectators: Sequence[str] = ()) -> tuple[ColumnSpec, ...]:
+    """List the columns that a recipe makes.
+
+    Args:
+        recipe: The recipe.
+        integer_spectators: Spectators that are whole numbers in the input and stay so.
+    """
+    columns = [
+        ColumnSpec("run", "identifier", "", "run number, or a hash of the file", "int64"),
+        ColumnSpec("event", "identifier", "", "event number", "int64"),
+        ColumnSpec("jet_index", "identifier", "", "number of the jet within the event", "int32"),
+        ColumnSpec("sample", "identifier", "", "name of the sample", "string"),
+        ColumnSpec("weight", "weight", "", f"event weight: {recipe.weight}", "float64"),
+    ]
+    if recipe.constituents is not None:
+        columns += [_component(name, "", "p4", "constituent") for name in P4_NAMES]
+        columns += [_user_column(column, "node") for column in recipe.nodes]
+    if recipe.has_edges:
+        columns.append(ColumnSpec("edge_src", "edge", "", "smaller local index of an undirected edge", "uint16"))
+        columns.append(ColumnSpec("edge_dst", "edge", "", "larger local index of an undirected edge", "uint16"))
+    columns += [_component(name, "jet_", "jet", "reconstructed jet") for name in JET_NAMES]
+    columns += [_user_column(column, "graph") for column in recipe.graph]
+    if recipe.truth is not None:
+        columns += [_component(name, "true_", "target", "reference jet") for name in TRUE_NAMES]
+    columns += [_user_column(column, "target") for column in recipe.targets]
+    if recipe.labels:
+        columns.append(ColumnSpec("label", "label", "", "class: " + ", ".join(recipe.labels), "int32"))
+    for column in recipe.spectators:
+        columns.append(_user_column(column, "spectator", "int32" if column.name in integer_spectators else "float32"))
+    return tuple(columns)
+
+
+def arrow_schema(columns: Sequence[ColumnSpec]) -> pa.Schema:
+    """Return the schema of a shard."""
+    return pa.schema([column.arrow_field() for column in columns])
+
+
+def columns_from_manifest(content: Sequence[Mapping[str, Any]]) -> tuple[ColumnSpec, ...]:
+    """Restore the columns from a manifest."""
+    return tuple(ColumnSpec(**column) for column in content)
+
+
+def _component(name: str, prefix: str, role: Role, owner: str) -> ColumnSpec:
+    unit, meaning = COMPONENTS[name.removeprefix(prefix)]
+    return ColumnSpec(name, role, unit, f"{meaning} of the {owner}", "float32")
+
+
+def _user_column(column: Column, role: Role, dtype: str = "float32") -> ColumnSpec:
+    unit, description = column.unit, column.description or column.value
+    if (feature := FEATURES.get(column.value)) is not None:
+        unit, description = column.unit or feature.unit, column.description or feature.description
+    elif column.value in COMPONENTS:
+        unit, description = column.unit or COMPONENTS[column.value][0], column.description or COMPONENTS[column.value][1]
+    return ColumnSpec(column.name, role, unit, description, dtype)

@@ -1,0 +1,196 @@
+"""How are rows stored: on the way (spills) and in the end (shards)? The second of the two passes of `distjet prepare`.
+
+A shard owns an equal share of the range of shuffle keys. It takes that range from every spill, where rows are sorted by
+key, so it reads only its own bytes, and sorts what it found. The shards in order are then the whole split in the order of
+the keys: a uniform shuffle over all inputs, with the memory of one shard, and the same bytes for any division of the inputs
+into tasks.
+
+Parquet is written so that nothing depends on the machine: one row group at a time of fixed size, zstd level 1 and byte
+stream split for floats (smaller and as fast to read), dictionaries for edges and names, a checksum on each page (without
+it, most flipped bits in zstd data are read back as wrong numbers).
+"""
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from distjet.dataset.schema import ColumnSpec, arrow_schema, columns_from_manifest
+from distjet.dataset.statistics import summarise_shard
+from distjet.run_directory import identity_hash, read_json, write_json
+
+SHARD_VERSION = 1
+"Raised when the bytes of a shard change for the same task."
+
+SORT_COLUMNS = ("key", "sample", "run", "event", "jet_index")
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard of a split.
+
+    Attributes:
+        output: Folder of the dataset.
+        path: Of the shard, relative to the dataset.
+        number: Of the shard within its split.
+        num_shards: Shards in the split.
+        spills: (path, sample, first row, one past the last row) of the split's rows in each spill.
+        columns: Of the dataset, as in the manifest.
+        row_group_size: Rows in a row group.
+        pt_edges_gev: Of the (pT, mass) histogram.
+        mass_edges_gev: Of the (pT, mass) histogram.
+        num_classes: Number of labels, 0 without labels.
+        work: Folder for the record.
+    """
+
+    output: str
+    path: str
+    number: int
+    num_shards: int
+    spills: tuple[tuple[str, str, int, int], ...]
+    columns: tuple[dict[str, str], ...]
+    row_group_size: int
+    pt_edges_gev: tuple[float, ...]
+    mass_edges_gev: tuple[float, ...]
+    num_classes: int
+    work: str
+
+    def record_path(self) -> Path:
+        """Return where the record of this shard stands."""
+        inputs = asdict(self) | {"version": SHARD_VERSION, "output": "", "work": ""}
+        inputs["spills"] = [(Path(path).name, *rest) for path, *rest in self.spills]
+        return Path(self.work) / f"shard-{identity_hash(inputs)}.json"
+
+
+def build_shard(task: ShardTask) -> dict[str, Any]:
+    """Write one shard.
+
+    Returns:
+        The record: `shard` as in the manifest, `repeated` (rows whose identity another row has), and `summary` (statistics).
+    """
+    path = Path(task.output) / task.path
+    record_path = task.record_path()
+    if record_path.exists() and path.exists():
+        record = read_json(record_path)
+        if path.stat().st_size == record["shard"]["size_bytes"]:
+            return record
+    columns = columns_from_manifest(task.columns)
+    table, repeated = _gather(task, columns)
+    write_shard(path, table, columns, task.row_group_size)
+    record = {
+        "shard": describe_shard(path, task.path, table),
+        "repeated": repeated,
+        "summary": summarise_shard(table, columns, (task.pt_edges_gev, task.mass_edges_gev), task.num_classes),
+    }
+    write_json(record_path, record)
+    return record
+
+
+def key_range(number: int, num_shards: int) -> tuple[int, int]:
+    """Return the first key of a shard and the last one (inclusive)."""
+    return number * 2**64 // num_shards, (number + 1) * 2**64 // num_shards - 1
+
+
+def _gather(task: ShardTask, columns: Sequence[ColumnSpec]) -> tuple[pa.Table, int]:
+    """Collect the rows of a shard from all spills and sort them; also count rows that repeat an identity."""
+    low, high = key_range(task.number, task.num_shards)
+    parts = []
+    for path, sample, start, stop in task.spills:
+        with pa.memory_map(path) as source:
+            spill = pa.ipc.open_file(source).read_all().slice(start, stop - start)
+            keys = spill["key"].to_numpy()
+            first = int(np.searchsorted(keys, np.uint64(low), side="left"))
+            last = int(np.searchsorted(keys, np.uint64(high), side="right"))
+            if last > first:
+                rows = spill.slice(first, last - first)
+                parts.append(rows.append_column("sample", pa.array([sample] * (last - first), pa.string())))
+    schema = arrow_schema(columns)
+    if not parts:
+        return schema.empty_table(), 0
+    table = pa.concat_tables(parts).combine_chunks()
+    order, repeated = _order(table)
+    return table.take(pa.array(order)).select(schema.names).cast(schema).combine_chunks(), repeated
+
+
+def _order(table: pa.Table) -> tuple[np.ndarray, int]:
+    """Sort by key and identity; rows that share both stay in the order of the inputs."""
+    samples = table["sample"].to_numpy()
+    _, rank = np.unique(samples.astype(str), return_inverse=True)
+    fields = [rank if name == "sample" else table[name].to_numpy() for name in SORT_COLUMNS]
+    order = np.lexsort(fields[::-1])
+    same = np.logical_and.reduce([field[order][1:] == field[order][:-1] for field in fields])
+    return order, int(same.sum())
+
+
+def write_spill(path: Path, table: pa.Table) -> None:
+    """Write rows as one uncompressed Arrow batch, to be memory-mapped."""
+    with _atomic(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def write_shard(path: Path, table: pa.Table, columns: Sequence[ColumnSpec], row_group_size: int) -> None:
+    """Write a Parquet file atomically."""
+    leaf = {column.name: f"{column.name}.list.element" if column.is_list else column.name for column in columns}
+    floats = [leaf[column.name] for column in columns if column.dtype in ("float32", "float64")]
+    with _atomic(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[leaf[column.name] for column in columns if column.role == "edge" or column.dtype == "string"],
+            use_byte_stream_split=floats,
+            write_statistics=[leaf[column.name] for column in columns if not column.is_list],
+            write_page_checksum=True,
+            row_group_size=row_group_size,
+        )
+
+
+def describe_shard(path: Path, name: str, table: pa.Table) -> dict[str, Any]:
+    """Return what the manifest says about a shard."""
+    metadata = pq.read_metadata(path)
+    return {
+        "path": name,
+        "rows": table.num_rows,
+        "nodes": _num_values(table, "px"),
+        "edges": _num_values(table, "edge_src"),
+        "row_groups": [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)],
+        "size_bytes": path.stat().st_size,
+        "xxh3_128": file_hash(path),
+    }
+
+
+def _num_values(table: pa.Table, name: str) -> int:
+    """Count the values in all lists of a column, 0 without the column."""
+    return sum(len(chunk.flatten()) for chunk in table[name].chunks) if name in table.column_names else 0
+
+
+def file_hash(path: Path) -> str:
+    """Hash the bytes of a file (xxh3, 128 bits)."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; on success it is synced and takes its final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,179 @@
+"""Training on real Ray workers: equal to one process, and not stopped by what kills processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from distjet.cluster.train import train
+from distjet.config import load
+from distjet.dataset.manifest import Manifest
+from distjet.errors import ConfigError, DataError
+from distjet.run_directory import read_json
+from distjet.training.checkpoint import CheckpointStore
+from distjet.training.history import read_rows
+from distjet.training.settings import TrainConfig
+from tests.training.test_loop import FAST, SMALL_MODEL
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(manifest: Manifest, output: Path, *overrides: str) -> TrainConfig:
+    places = [f"dataset={manifest.path}", f"output={output}"]
+    return load(TrainConfig, [], [*places, *FAST, SMALL_MODEL, *overrides])
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return CheckpointStore(output / "checkpoints").best()["model"]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for the tests of this file that run their driver in this process."""
+    import ray
+
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=200 * 1024**2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_process(toy_dataset: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("single") / "train"
+    train(config(toy_dataset, output, "resources.num_workers=0"))
+    return output
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_two_workers_equal_one_process(toy_dataset: Manifest, one_process: Path, ray_cluster, tmp_path: Path) -> None:
+    metrics = train(config(toy_dataset, tmp_path / "two", "resources.num_workers=2"))
+    assert metrics["num_workers"] == 2
+    expected, found = (read_rows(path / "history.jsonl") for path in (one_process, tmp_path / "two"))
+    for a, b in zip(expected, found, strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
+        assert b["val_loss"] == pytest.approx(a["val_loss"], rel=1e-4)
+        assert b["val_mean_abs_bias"] == pytest.approx(a["val_mean_abs_bias"], abs=1e-3)
+    for name, value in weights(one_process).items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_more_workers_than_cores_is_an_error_that_says_what_to_do(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="99 workers x 1 cores requested, the cluster has 4"):
+        train(config(toy_dataset, tmp_path, "resources.num_workers=99"))
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_a_problem_of_the_user_in_a_worker_reaches_the_user(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is damaged"):
+        output = tmp_path / "run"
+        (output / "checkpoints").mkdir(parents=True)
+        (output / "checkpoints" / "epoch-0001-step-0000000.pt").write_bytes(b"torn")
+        (output / "checkpoints" / "epoch-0001-step-0000000.json").write_text('{"xxh3_128": "0"}')
+        train(config(toy_dataset, output, "resources.num_workers=2", "resources.max_failures=0"))
+
+
+@contextmanager
+def driver_of(manifest: Manifest, output: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `python -m jobs.train` in a session of its own, its messages in driver.log; end all of it afterwards."""
+    arguments = [f"dataset={manifest.path}", f"output={output}", *FAST, SMALL_MODEL, *overrides]
+    environment = os.environ | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "jobs.train", *arguments]
+    with log_of(output).open("wb") as log:
+        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, start_new_session=True)
+        try:
+            yield driver
+        finally:
+            kill_session(driver)
+            driver.wait(timeout=30)
+
+
+def log_of(output: Path) -> Path:
+    return output.with_name("driver.log")
+
+
+def wait_for_epoch(output: Path, epoch: int, driver: subprocess.Popen[bytes], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while len(read_rows(output / "history.jsonl")) < epoch:
+        assert time.monotonic() < deadline, f"epoch {epoch} was not finished in {timeout_s} s"
+        assert driver.poll() is None, log_of(output).read_text()
+        time.sleep(0.1)
+
+
+def train_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Training processes of a driver's Ray, found among its descendants."""
+    everyone = psutil.Process(driver.pid).children(recursive=True)
+    return [process for process in everyone if "RayTrainWorker" in " ".join(process.cmdline())]
+
+
+def kill_session(driver: subprocess.Popen[bytes]) -> None:
+    """End what a killed driver left behind: the processes of its session, which this test started."""
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == driver.pid:
+                process.kill()
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(400)
+def test_sigkill_of_a_worker_then_of_the_driver_changes_nothing(toy_dataset: Manifest, tmp_path: Path) -> None:
+    epochs = "num_epochs=40"
+    train(config(toy_dataset, tmp_path / "whole", epochs, "resources.num_workers=0"))
+    output = tmp_path / "killed"
+    with driver_of(toy_dataset, output, epochs, "resources.num_workers=2") as driver:
+        wait_for_epoch(output, 2, driver)
+        victims = train_workers(driver)
+        assert len(victims) == 2
+        victims[1].send_signal(signal.SIGKILL)
+        survived = len(read_rows(output / "history.jsonl"))
+        assert survived < 30, "the training was over before anything was killed"
+        wait_for_epoch(output, survived + 3, driver)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(timeout=30)
+    assert not (output / "metrics.json").exists()
+    with driver_of(toy_dataset, output, epochs, "resources.num_workers=2") as driver:
+        assert driver.wait(timeout=180) == 0, log_of(output).read_text()
+    expected, found = (read_json(path / "metrics.json") for path in (tmp_path / "whole", output))
+    assert found["num_epochs"] == expected["num_epochs"] == 40
+    assert [row["epoch"] for row in read_rows(output / "history.jsonl")] == list(range(1, 41))
+    assert found["last"]["val_loss"] == pytest.approx(expected["last"]["val_loss"], rel=1e-3)
+    assert found["last"]["val_mean_abs_bias"] == pytest.approx(expected["last"]["val_mean_abs_bias"], abs=5e-3)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_sigterm_writes_a_checkpoint_and_exits_with_its_number(toy_dataset: Manifest, tmp_path: Path, num_workers: int) -> None:
+    output = tmp_path / "run"
+    overrides = ["num_epochs=3000", f"resources.num_workers={num_workers}"]
+    with driver_of(toy_dataset, output, *overrides) as driver:
+        wait_for_epoch(output, 1, driver)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(timeout=60) == 128 + signal.SIGTERM
+    messages = log_of(output).read_text()
+    assert "the same command continues" in messages
+    assert "Traceback" not in messages
+    saved = CheckpointStore(output / "checkpoints").newest()
+    assert saved["stream"]["epoch"] >= 1
+    assert not (output / "stop").exists()

@@ -1,0 +1,124 @@
+"""The loop in one process: it learns, it selects, and an interruption changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distjet.config import load
+from distjet.dataset.manifest import Manifest
+from distjet.errors import UserError
+from distjet.ranks import SINGLE
+from distjet.training.checkpoint import CheckpointStore
+from distjet.training.history import read_rows
+from distjet.training.loop import Interrupted, Trainer
+from distjet.training.settings import TrainConfig
+
+SMALL_MODEL = "model={width: 16, num_blocks: 1, num_heads: 2, graph_width: 8}"
+FAST = [
+    "num_epochs=3",
+    "batch_size=64",
+    "response={energy_edges_gev: [20, 60, 400], abs_eta_edges: [0, 2.5], min_entries: 30, min_entries_drawn: 10}",
+]
+
+
+def trainer(
+    manifest: Manifest, output: Path, *overrides: str, model: str = SMALL_MODEL, stop_after: int | None = None
+) -> Trainer:
+    settings = load(TrainConfig, [], [f"dataset={manifest.path}", f"output={output}", *FAST, model, *overrides])
+    looks = iter(range(10**6))
+    should_stop = (lambda: next(looks) >= stop_after) if stop_after is not None else (lambda: False)
+    return Trainer(settings, SINGLE, torch.device("cpu"), report=lambda metrics: None, should_stop=should_stop)
+
+
+def best_weights(output: Path) -> dict[str, torch.Tensor]:
+    return CheckpointStore(output / "checkpoints").best()["model"]
+
+
+def test_it_learns_the_response_of_the_toy(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = trainer(toy_dataset, tmp_path, "num_epochs=8", "optimizer.lr=5e-3")
+    metrics = run.fit()
+    rows = read_rows(tmp_path / "history.jsonl")
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"]
+    assert metrics["best"]["val_mean_abs_bias"] < 0.03
+    assert metrics["best"]["val_mean_resolution"] < 0.08  # a constant factor leaves 0.11
+    assert metrics["best"]["val_mean_abs_bias"] == min(row["val_mean_abs_bias"] for row in rows)
+    assert (tmp_path / "metrics.json").is_file()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("options", [["ema_decay=0.9"], ["schedule.name=plateau"], []])
+def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_last_bit(
+    toy_dataset: Manifest, tmp_path: Path, options: list[str]
+) -> None:
+    whole = trainer(toy_dataset, tmp_path / "whole", *options).fit()
+    for looks in (0, 1, 1):  # after step 20 of epoch 1, in epoch 2, in epoch 3
+        with pytest.raises(Interrupted):
+            trainer(toy_dataset, tmp_path / "parts", *options, stop_after=looks).fit()
+    parts = trainer(toy_dataset, tmp_path / "parts", *options).fit()
+    expected, found = best_weights(tmp_path / "whole"), best_weights(tmp_path / "parts")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    for key in ("best_epoch", "num_epochs"):
+        assert parts[key] == whole[key]
+    timeless = [{k: v for k, v in row.items() if k != "epoch_seconds"} for row in (parts["last"], whole["last"])]
+    assert timeless[0] == pytest.approx(timeless[1], rel=1e-12)
+    assert len(read_rows(tmp_path / "parts" / "history.jsonl")) == 3
+
+
+def test_training_stops_when_patience_is_over(toy_dataset: Manifest, tmp_path: Path) -> None:
+    metrics = trainer(toy_dataset, tmp_path, "num_epochs=50", "optimizer.lr=1e-12", "selection.patience=2").fit()
+    assert metrics["num_epochs"] == metrics["best_epoch"] + 2 < 50
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = trainer(toy_dataset, tmp_path)
+    with torch.no_grad():
+        run.model.network.read_out[-1].bias.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1 between steps 0 and 20"):
+        run.fit()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        (
+            "model={name: pyg, network: 'torch_geometric.nn:GAT', inputs: [x, edge_index, edge_attr], "
+            "arguments: {hidden_channels: 16, num_layers: 2, heads: 2, v2: true}}"
+        ),
+        "model={name: pyg, network: 'tests.models.pyg_networks:TransformerStack', inputs: [data]}",
+    ],
+    ids=["GATv2Conv", "TransformerConv"],
+)
+def test_networks_of_torch_geometric_train_by_their_import_path(toy_dataset: Manifest, tmp_path: Path, model: str) -> None:
+    metrics = trainer(toy_dataset, tmp_path, "num_epochs=6", "optimizer.lr=1e-2", model=model).fit()
+    assert metrics["best"]["val_mean_abs_bias"] < 0.06
+    assert metrics["last"]["train_loss"] < read_rows(tmp_path / "history.jsonl")[0]["train_loss"]
+
+
+def test_bfloat16_trains(toy_dataset: Manifest, tmp_path: Path) -> None:
+    metrics = trainer(toy_dataset, tmp_path, "num_epochs=2", "precision=bfloat16").fit()
+    assert metrics["last"]["train_loss"] < read_rows(tmp_path / "history.jsonl")[0]["train_loss"]
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_cpu_gives(toy_dataset: Manifest, tmp_path: Path) -> None:
+    on_cpu = trainer(toy_dataset, tmp_path / "cpu", "num_epochs=1").fit()
+    settings = trainer(toy_dataset, tmp_path / "gpu", "num_epochs=1").config
+    on_gpu = Trainer(settings, SINGLE, torch.device("cuda", 0), lambda metrics: None, lambda: False).fit()
+    assert on_gpu["last"]["val_loss"] == pytest.approx(on_cpu["last"]["val_loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_step_does_not_wait_for_the_gpu(toy_dataset: Manifest, tmp_path: Path) -> None:
+    settings = trainer(toy_dataset, tmp_path, "num_epochs=1").config
+    run = Trainer(settings, SINGLE, torch.device("cuda", 0), lambda metrics: None, lambda: False)
+    batches = [batch.to(run.device) for batch in run.streams["train"]]
+    run._step(batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:4]:
+            run._step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(run._step(batches[0])).all()
