@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -60,8 +61,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     (config.output / STOP_FILE).unlink(missing_ok=True)
     run = _in_process if config.resources.num_workers == 0 else _on_ray
-    with _stop_on_signal(config.output / STOP_FILE) as received, show(config.output):
-        run(config)
+    with show(config.output):
+        received = run(config)
     if not metrics.is_file():
         if received:
             raise Stopped(received[0])
@@ -87,18 +88,27 @@ def run_worker(config: TrainConfig, ranks: RankInfo, report: Callable[[dict[str,
         logger.info("%s", interruption)
 
 
-def _in_process(config: TrainConfig) -> None:
+def _in_process(config: TrainConfig) -> list[int]:
+    """Train here; return the signals that asked to stop."""
     import torch
 
     threads = torch.get_num_threads()
     try:
-        run_worker(config, SINGLE, report=lambda metrics: None)
+        with _stop_on_signal(config.output / STOP_FILE) as received:
+            run_worker(config, SINGLE, report=lambda metrics: None)
     finally:
         torch.set_num_threads(threads)
+    return received
 
 
-def _on_ray(config: TrainConfig) -> None:
-    with cluster(config):
+def _on_ray(config: TrainConfig) -> list[int]:
+    """Train on Ray workers; return the signals that asked to stop.
+
+    Ray takes the signal handlers of a process twice: when it connects, and when a trainer is fitted in the main thread. So ours
+    are installed after it has connected, and the trainer is fitted in another thread.
+    """
+    # entered in this order: the handlers must come after the connection
+    with cluster(config), _stop_on_signal(config.output / STOP_FILE) as received, ThreadPoolExecutor(1) as thread:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -122,9 +132,10 @@ def _on_ray(config: TrainConfig) -> None:
             ),
         )
         try:
-            trainer.fit()
+            thread.submit(trainer.fit).result()
         except TrainingFailedError as error:
             _raise_cause(error)
+    return received
 
 
 def _ray_worker(plain: Mapping[str, Any]) -> None:
@@ -153,6 +164,7 @@ def cluster(config: TrainConfig) -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         yield

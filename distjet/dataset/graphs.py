@@ -26,6 +26,7 @@ MAX_NODES = 65535
 _LIMB_BITS = 24
 _LIMB_MASK = (1 << _LIMB_BITS) - 1
 _CIRCLE_ERROR = 8.9e-16  # bound on the relative rounding error of the floating-point determinant, 8 units of 2^-53
+START, TWIN, AFTER, BEFORE, EDGE, STACK = range(6)
 _HULL = -1  # twin of a half-edge on the hull
 
 
@@ -108,16 +109,14 @@ def _triangulate_all(eta, phi, offsets, source, target, edge_offsets):  # type: 
 
 @njit(cache=True, nogil=True)
 def _new_mesh(size):  # type: ignore[no-untyped-def]
-    """Allocate a triangulation of up to `size` points.
+    """Allocate a triangulation of up to `size` points, as one array with a row for each kind of link.
 
-    Half-edge h belongs to triangle h // 3, starts at point start[h], ends where the next one of its triangle starts, and
-    has its triangle on the left. twin[h] is the same edge seen from the other side. On the hull, counter-clockwise, point p
-    is followed by after[p], preceded by before[p], and edge[p] is the half-edge that starts there.
+    Half-edge h belongs to triangle h // 3, starts at point mesh[START, h], ends where the next one of its triangle starts, and
+    has its triangle on the left. mesh[TWIN, h] is the same edge seen from the other side. On the hull, counter-clockwise, point
+    p is followed by mesh[AFTER, p], preceded by mesh[BEFORE, p], and mesh[EDGE, p] is the half-edge that starts there.
+    mesh[STACK] holds half-edges that are still to be checked.
     """
-    start, twin = np.empty(6 * size + 3, np.int32), np.empty(6 * size + 3, np.int32)
-    after, before, edge = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
-    stack = np.empty(12 * size + 3, np.int32)
-    return start, twin, after, before, edge, stack
+    return np.empty((6, 12 * size + 3), np.int32)
 
 
 @njit(cache=True, nogil=True)
@@ -220,101 +219,97 @@ def _turn(x, y, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _join(twin, h, g):  # type: ignore[no-untyped-def]
-    twin[h] = g
-    twin[g] = h
+def _join(mesh, h, g):  # type: ignore[no-untyped-def]
+    mesh[TWIN, h] = g
+    mesh[TWIN, g] = h
 
 
 @njit(cache=True, nogil=True)
 def _put_on_hull(mesh, h, a, b):  # type: ignore[no-untyped-def]
     """Make half-edge h, from point a to point b, an edge of the hull."""
-    _, twin, after, before, edge, _ = mesh
-    twin[h] = _HULL
-    edge[a] = h
-    after[a] = b
-    before[b] = a
+    mesh[TWIN, h] = _HULL
+    mesh[EDGE, a] = h
+    mesh[AFTER, a] = b
+    mesh[BEFORE, b] = a
 
 
 @njit(cache=True, nogil=True)
 def _fan(x, y, points, line, mesh):  # type: ignore[no-untyped-def]
     """Connect the first point off the line with the points on it; returns the number of triangles."""
-    start, twin = mesh[0], mesh[1]
     apex = points[line]
     left = _turn(x, y, points[0], points[1], apex) > 0
     for t in range(line - 1):
         # counter-clockwise, so from the far end of the line if the apex is on its right
         a, b = (points[t], points[t + 1]) if left else (points[line - 1 - t], points[line - 2 - t])
-        start[3 * t], start[3 * t + 1], start[3 * t + 2] = a, b, apex
+        mesh[START, 3 * t], mesh[START, 3 * t + 1], mesh[START, 3 * t + 2] = a, b, apex
         _put_on_hull(mesh, 3 * t, a, b)
         if t > 0:
-            _join(twin, 3 * t + 2, 3 * (t - 1) + 1)
+            _join(mesh, 3 * t + 2, 3 * (t - 1) + 1)
     last = line - 2
-    _put_on_hull(mesh, 3 * last + 1, start[3 * last + 1], apex)
-    _put_on_hull(mesh, 2, apex, start[0])
+    _put_on_hull(mesh, 3 * last + 1, mesh[START, 3 * last + 1], apex)
+    _put_on_hull(mesh, 2, apex, mesh[START, 0])
     return line - 1
 
 
 @njit(cache=True, nogil=True)
 def _add_point(x, y, rightmost, point, mesh, triangles):  # type: ignore[no-untyped-def]
     """Connect a point right of the hull with all hull edges that it sees, then restore the Delaunay property."""
-    start, twin, after, before, edge, stack = mesh
     first = rightmost
-    while _turn(x, y, before[first], first, point) < 0:
-        first = before[first]
+    while _turn(x, y, mesh[BEFORE, first], first, point) < 0:
+        first = mesh[BEFORE, first]
     last, previous, pending = first, _HULL, 0
-    while _turn(x, y, last, after[last], point) < 0:
-        following, h = after[last], 3 * triangles
-        start[h], start[h + 1], start[h + 2] = following, last, point
-        _join(twin, h, edge[last])
+    while _turn(x, y, last, mesh[AFTER, last], point) < 0:
+        following, h = mesh[AFTER, last], 3 * triangles
+        mesh[START, h], mesh[START, h + 1], mesh[START, h + 2] = following, last, point
+        _join(mesh, h, mesh[EDGE, last])
         if previous == _HULL:
             lower = h + 1
         else:
-            _join(twin, h + 1, previous)
+            _join(mesh, h + 1, previous)
         previous = h + 2
-        stack[pending] = h
+        mesh[STACK, pending] = h
         pending += 1
         triangles += 1
         last = following
     _put_on_hull(mesh, lower, first, point)
     _put_on_hull(mesh, previous, point, last)
-    _flip_until_delaunay((x, y), start, twin, edge, stack, pending)
+    _flip_until_delaunay(x, y, mesh, pending)
     return triangles
 
 
 @njit(cache=True, nogil=True)
-def _flip_until_delaunay(points, start, twin, edge, stack, pending):  # type: ignore[no-untyped-def]
+def _flip_until_delaunay(x, y, mesh, pending):  # type: ignore[no-untyped-def]
     """Flip the edges on the stack, and those around each flip, wherever a neighbour lies inside a triangle's circle."""
-    x, y = points
     while pending > 0:
         pending -= 1
-        a = stack[pending]
-        b = twin[a]
+        a = mesh[STACK, pending]
+        b = mesh[TWIN, a]
         if b == _HULL:
             continue
         a_next, a_last = a - a % 3 + (a + 1) % 3, a - a % 3 + (a + 2) % 3
         b_next, b_last = b - b % 3 + (b + 1) % 3, b - b % 3 + (b + 2) % 3
-        apex, opposite = start[a_last], start[b_last]
-        if not _is_inside_circle(x, y, (start[a], start[a_next], apex), opposite):
+        apex, opposite = mesh[START, a_last], mesh[START, b_last]
+        if not _is_inside_circle(x, y, (mesh[START, a], mesh[START, a_next], apex), opposite):
             continue
-        # the edge from start[a] to start[b] becomes the edge between the two apexes, a_last and b_last
-        start[a], start[b] = opposite, apex
-        _take_place(start, twin, edge, a, b_last)
-        _take_place(start, twin, edge, b, a_last)
-        _join(twin, a_last, b_last)
-        stack[pending] = a
-        stack[pending + 1] = b_next
+        # a and b, which were two sides of the edge that goes, become those of the new one between the two apexes
+        mesh[START, a], mesh[START, b] = opposite, apex
+        _take_place(mesh, a, b_last)
+        _take_place(mesh, b, a_last)
+        _join(mesh, a_last, b_last)
+        mesh[STACK, pending] = a
+        mesh[STACK, pending + 1] = b_next
         pending += 2
 
 
 @njit(cache=True, nogil=True)
-def _take_place(start, twin, edge, h, old):  # type: ignore[no-untyped-def]
+def _take_place(mesh, h, old):  # type: ignore[no-untyped-def]
     """Let half-edge h stand where half-edge `old` stood, with its twin or on the hull."""
-    g = twin[old]
-    twin[h] = g
+    g = mesh[TWIN, old]
+    mesh[TWIN, h] = g
     if g == _HULL:
-        edge[start[h]] = h
+        mesh[EDGE, mesh[START, h]] = h
     else:
-        twin[g] = h
+        mesh[TWIN, g] = h
 
 
 @njit(cache=True, nogil=True)
@@ -353,9 +348,8 @@ def _is_positive_sum_of_products(left, right):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _collect(mesh, triangles, edges, count):  # type: ignore[no-untyped-def]
     """Write each edge of the triangulation once; returns the number of edges."""
-    start, twin = mesh[0], mesh[1]
     for h in range(3 * triangles):
-        if twin[h] < h:  # the second side of an inner edge, or an edge of the hull
-            edges[count] = _pack(start[h], start[h - h % 3 + (h + 1) % 3])
+        if mesh[TWIN, h] < h:  # the second side of an inner edge, or an edge of the hull
+            edges[count] = _pack(mesh[START, h], mesh[START, h - h % 3 + (h + 1) % 3])
             count += 1
     return count

@@ -123,7 +123,7 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
     return Plan(files, _integer_spectators(config.recipe, reference))
 
 
-def find_files(inputs: Sequence[Input]) -> list[tuple[str, str]]:
+def find_files(inputs: Sequence[Input], *, must_match: bool = True) -> list[tuple[str, str]]:
     """Resolve folders and patterns to (sample, absolute path), sorted within each pattern.
 
     Raises:
@@ -133,7 +133,7 @@ def find_files(inputs: Sequence[Input]) -> list[tuple[str, str]]:
     for item in inputs:
         for pattern in item.files:
             paths = _match(pattern)
-            if not paths:
+            if must_match and not paths:
                 raise ConfigError(f"inputs: no file matches {pattern!r} (sample {item.sample or 'by folder'})")
             for path in paths:
                 if path in found:

@@ -27,14 +27,14 @@ from omegaconf import OmegaConf
 import distjet
 from distjet.dataset.convert import ConvertTask, convert
 from distjet.dataset.manifest import FILE_NAME, SCHEMA_VERSION, Manifest
-from distjet.dataset.plan import InputFile, plan_inputs
+from distjet.dataset.plan import InputFile, find_files, plan_inputs
 from distjet.dataset.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS, STATISTICS_ROLES, ColumnSpec, dataset_columns
 from distjet.dataset.shards import ShardTask, build_shard
 from distjet.dataset.statistics import LOG_ENERGY_EDGES, finish, merge
 from distjet.errors import ConfigError, DataError
 from distjet.execution import Execute
-from distjet.run_directory import claim, write_atomically, write_json
+from distjet.run_directory import claim, identity_hash, write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,10 @@ def prepare(config: PrepareConfig, execute: Execute) -> dict[str, Any]:
 
 
 def _finished(config: PrepareConfig) -> Manifest:
-    """Return the dataset that is there already, if it was made from the files that are there now."""
-    from distjet.dataset.plan import find_files
-
+    """Return the dataset that is there already, unless there are inputs now that it does not know (old ones may be gone)."""
     manifest = Manifest.load(config.output)
     known = {item["path"] for item in manifest.content["inputs"]}
-    if known != {path for _, path in find_files(config.inputs)}:
+    if not known >= {path for _, path in find_files(config.inputs, must_match=False)}:
         raise ConfigError(
             f"{config.output} holds a dataset made from other files than the inputs match now; choose another output=..."
         )
@@ -173,8 +171,10 @@ def _shard_tasks(
     for file, record in records:
         start, stop = sum(record["split_rows"][:number]), sum(record["split_rows"][: number + 1])
         if stop > start:
-            spills.append((record["spill"], file.sample, start, stop))
+            spills.append([Path(record["spill"]).name, file.sample, start, stop])
     rows = sum(stop - start for _, _, start, stop in spills)
+    spill_list = f"spills-{identity_hash({'spills': spills})}.json"
+    write_json(config.output / WORK / spill_list, spills)
     num_shards = -(-rows // config.rows_per_shard)
     return [
         ShardTask(
@@ -182,7 +182,7 @@ def _shard_tasks(
             path=f"{SPLITS[number]}/part-{shard:05d}.parquet",
             number=shard,
             num_shards=num_shards,
-            spills=tuple(spills),
+            spills=spill_list,
             columns=tuple(column.as_dict() for column in columns),
             row_group_size=config.row_group_size,
             pt_edges_gev=config.pt_edges_gev,

@@ -57,11 +57,18 @@ class Column(Config):
 
 def _as_columns(given: Any) -> Any:
     """Accept `name`, `{name: value}`, `{name: {value: ..., unit: ...}}` and the full form, in a list or a mapping."""
-    if isinstance(given, Mapping):
-        return [_as_column({name: value}) for name, value in given.items()]
+    if given is None or isinstance(given, Mapping):
+        return [_as_column({name: value}) for name, value in _without_null(given).items()]
     if isinstance(given, list | tuple):
         return [_as_column(item) for item in given]
     return given
+
+
+def _without_null(given: Any) -> Any:
+    """Drop entries that a later file or an override has set to null, so that `recipe.cuts.isolated=null` removes a cut."""
+    if given is None:
+        return {}
+    return {name: value for name, value in given.items() if value is not None} if isinstance(given, Mapping) else given
 
 
 def _as_column(item: Any) -> Any:
@@ -74,6 +81,10 @@ def _as_column(item: Any) -> Any:
 
 
 Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_columns)]
+
+
+Formulas = Annotated[dict[Name, Formula], BeforeValidator(_without_null)]
+"Names and formulas, in order; null removes an entry of an earlier file."
 
 
 class FourMomentum(Config):
@@ -125,7 +136,7 @@ class Constituents(FourMomentum):
     "For a flat collection of candidates with a list of links: the link's jet, counted within the event."
     constituent_link: Formula | None = None
     "The link's candidate, counted within the event; links with a negative number are left out."
-    variables: dict[Name, Formula] = Field(default_factory=dict)
+    variables: Formulas = Field(default_factory=dict)
     "More names for branches of the collection of candidates."
 
     @pydantic.model_validator(mode="after")
@@ -142,7 +153,7 @@ class Truth(MassiveFourMomentum):
     "For each jet, the number of its reference jet within the event; negative where there is none (NanoAOD's Jet_genJetIdx)."
     delta_r: float | None = Field(default=None, gt=0)
     "Match to the nearest reference jet within this distance in (eta, phi); each is taken once, by the jet nearest to it."
-    variables: dict[Name, Formula] = Field(default_factory=dict)
+    variables: Formulas = Field(default_factory=dict)
     "More names for branches of the collection of reference jets."
 
     @property
@@ -182,7 +193,7 @@ class Recipe(Config):
     "What an entry is: a jet (constituents are lists), or an event (jets are lists, constituents lists of lists or linked)."
     energy_unit: Literal["GeV", "MeV"] = "GeV"
     "Unit of the four-momenta in the file. Other branches are taken as they are."
-    variables: dict[Name, Formula] = Field(default_factory=dict)
+    variables: Formulas = Field(default_factory=dict)
     "Names for intermediate results, defined before everything else."
     constituents: Constituents | None = None
     "Absent: a dataset of jets without graphs."
@@ -198,7 +209,7 @@ class Recipe(Config):
     "Features of a jet."
     targets: Columns = ()
     "What is learned, beside the four-momentum of `truth`."
-    labels: dict[Name, Formula] = Field(default_factory=dict)
+    labels: Formulas = Field(default_factory=dict)
     "Class name -> condition; exactly one must hold for each jet. The label is the number of the class in this list."
     spectators: Columns = ()
     "Numbers kept for plots and for the baselines, not for training."
@@ -207,11 +218,6 @@ class Recipe(Config):
     weight: Formula = "1"
     "Event weight."
     identity: Identity = Identity()
-
-    @pydantic.field_validator("labels", "variables", mode="after")
-    @classmethod
-    def _freeze_order(cls, given: dict[str, str]) -> dict[str, str]:
-        return dict(given)
 
     @pydantic.model_validator(mode="after")
     def _has_jets(self) -> "Recipe":

@@ -133,7 +133,7 @@ def make_table(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], valu
 
 def _arrow_array(column: ColumnSpec, values: Any) -> pa.Array:
     if not column.is_list:
-        return pa.array(values.astype(column.arrow_type().to_pandas_dtype()), column.arrow_type())
+        return pa.array(values.astype(column.dtype), column.arrow_type())
     content, offsets = values
     if offsets[-1] > np.iinfo(np.int32).max:
         raise ConfigError(f"{offsets[-1]} constituents in one task are too many; lower entries_per_task")

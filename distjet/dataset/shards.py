@@ -42,7 +42,8 @@ class ShardTask:
         path: Of the shard, relative to the dataset.
         number: Of the shard within its split.
         num_shards: Shards in the split.
-        spills: (path, sample, first row, one past the last row) of the split's rows in each spill.
+        spills: File in `work` that lists [name, sample, first row, one past the last row] of the split's rows in each spill;
+            a file, because a large run has too many spills to send along with each task. Its name is a hash of its content.
         columns: Of the dataset, as in the manifest.
         row_group_size: Rows in a row group.
         pt_edges_gev: Of the (pT, mass) histogram.
@@ -55,7 +56,7 @@ class ShardTask:
     path: str
     number: int
     num_shards: int
-    spills: tuple[tuple[str, str, int, int], ...]
+    spills: str
     columns: tuple[dict[str, str], ...]
     row_group_size: int
     pt_edges_gev: tuple[float, ...]
@@ -66,7 +67,6 @@ class ShardTask:
     def record_path(self) -> Path:
         """Return where the record of this shard stands."""
         inputs = asdict(self) | {"version": SHARD_VERSION, "output": "", "work": ""}
-        inputs["spills"] = [(Path(path).name, *rest) for path, *rest in self.spills]
         return Path(self.work) / f"shard-{identity_hash(inputs)}.json"
 
 
@@ -103,8 +103,8 @@ def _gather(task: ShardTask, columns: Sequence[ColumnSpec]) -> tuple[pa.Table, i
     """Collect the rows of a shard from all spills and sort them; also count rows that repeat an identity."""
     low, high = key_range(task.number, task.num_shards)
     parts = []
-    for path, sample, start, stop in task.spills:
-        with pa.memory_map(path) as source:
+    for name, sample, start, stop in read_json(Path(task.work) / task.spills):
+        with pa.memory_map(str(Path(task.work) / name)) as source:
             spill = pa.ipc.open_file(source).read_all().slice(start, stop - start)
             keys = spill["key"].to_numpy()
             first = int(np.searchsorted(keys, np.uint64(low), side="left"))

@@ -84,12 +84,13 @@ def test_more_workers_than_cores_is_an_error_that_says_what_to_do(toy_dataset: M
 @pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_a_problem_of_the_user_in_a_worker_reaches_the_user(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "epoch-0001-step-0000000.pt").write_bytes(b"torn")
+    (checkpoints / "epoch-0001-step-0000000.json").write_text('{"xxh3_128": "0"}')
+    settings = config(toy_dataset, tmp_path / "run", "resources.num_workers=2", "resources.max_failures=0")
     with pytest.raises(DataError, match="is damaged"):
-        output = tmp_path / "run"
-        (output / "checkpoints").mkdir(parents=True)
-        (output / "checkpoints" / "epoch-0001-step-0000000.pt").write_bytes(b"torn")
-        (output / "checkpoints" / "epoch-0001-step-0000000.json").write_text('{"xxh3_128": "0"}')
-        train(config(toy_dataset, output, "resources.num_workers=2", "resources.max_failures=0"))
+        train(settings)
 
 
 @contextmanager
@@ -163,10 +164,10 @@ def test_sigkill_of_a_worker_then_of_the_driver_changes_nothing(toy_dataset: Man
 
 @pytest.mark.integration
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 2], ids=["in_process", "on_ray"])
 def test_sigterm_writes_a_checkpoint_and_exits_with_its_number(toy_dataset: Manifest, tmp_path: Path, num_workers: int) -> None:
     output = tmp_path / "run"
-    overrides = ["num_epochs=3000", f"resources.num_workers={num_workers}"]
+    overrides = ["num_epochs=3000", "checkpoint_minutes=60", f"resources.num_workers={num_workers}"]
     with driver_of(toy_dataset, output, *overrides) as driver:
         wait_for_epoch(output, 1, driver)
         driver.send_signal(signal.SIGTERM)

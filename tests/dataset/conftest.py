@@ -26,7 +26,7 @@ def dataset(ntuples: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Path:
+def real_files() -> Path:
     """The folder of real files; skip where it is absent."""
     folder = Path(os.environ.get("DISTJET_TEST_DATA", PROJECT.parent / "shared/data"))
     if not folder.is_dir():

@@ -1,5 +1,6 @@
-"""Small ntuples of random numbers with empty jets, cuts and several clusters per file, and short ways to prepare and read them."""
+"""Small ntuples of random numbers, with empty jets and several clusters per file, and short ways to prepare and read them."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def random_ntuple(num_events: int, seed: int, first_event: int = 0) -> dict[str,
     return jets | {"clus": ak.zip({name: ak.unflatten(values, counts) for name, values in clusters.items()})}
 
 
-def _summed(clusters: Mapping[str, np.ndarray], counts: np.ndarray, axis_eta: np.ndarray, axis_phi: np.ndarray) -> list[np.ndarray]:
+def _summed(
+    clusters: Mapping[str, np.ndarray], counts: np.ndarray, axis_eta: np.ndarray, axis_phi: np.ndarray
+) -> list[np.ndarray]:
     """Add four-momenta per jet; an empty jet keeps its axis."""
     owner = np.repeat(np.arange(len(counts)), counts)
     energy, eta, phi = (clusters[name].astype(np.float64) for name in ("E", "eta", "phi"))
@@ -81,14 +84,16 @@ def write_ntuple(path: Path, arrays: Mapping[str, Any], *, tree: str = TREE, par
     with uproot.recreate(path, compression=compression or uproot.ZSTD(1)) as file:
         types = {name: ak.type(ak.Array(values)).content for name, values in arrays.items()}
         writer = file.mktree(tree, types)
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             writer.extend({name: values[start:stop] for name, values in arrays.items()})
     return path
 
 
 def configure(output: Path, inputs: Any, **changes: Any) -> PrepareConfig:
     """Load the shipped mapping of our own ntuples, for small files."""
-    base = load(PrepareConfig, [PROJECT / "conf/dataset/distjet.yaml"], ["inputs=unused", "output=unused"]).model_dump(mode="json")
+    base = load(PrepareConfig, [PROJECT / "conf/dataset/distjet.yaml"], ["inputs=unused", "output=unused"]).model_dump(
+        mode="json"
+    )
     base |= {"inputs": inputs, "output": str(output), "rows_per_shard": 150, "row_group_size": 64, "entries_per_task": 100}
     return PrepareConfig.model_validate(base | changes)
 
@@ -112,4 +117,8 @@ def identities(table: pa.Table) -> list[tuple[str, int, int, int]]:
 
 def shard_bytes(manifest: Manifest) -> dict[str, bytes]:
     """Return the bytes of every shard."""
-    return {shard.path: (manifest.path / shard.path).read_bytes() for split in ("train", "val", "test") for shard in manifest.shards(split)}
+    return {
+        shard.path: (manifest.path / shard.path).read_bytes()
+        for split in ("train", "val", "test")
+        for shard in manifest.shards(split)
+    }

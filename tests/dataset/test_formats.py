@@ -1,4 +1,4 @@
-"""Spec: vectors, C arrays, events of nested vectors and RNTuples written by ROOT itself give the same rows; files are described truly."""
+"""Spec: vectors, C arrays, nested vectors and RNTuples written by ROOT itself give the same rows."""
 
 from pathlib import Path
 
@@ -28,7 +28,12 @@ PARTICLES = {"px": "part_px", "py": "part_py", "pz": "part_pz", "energy": "part_
 
 def convert(output: Path, kind: str, **recipe) -> Manifest:
     layout = "event" if kind == "nested" else "jet"
-    base = {"tree": "tree", "layout": layout, "constituents": PARTICLES, "nodes": ["log_pt", "delta_phi", {"charge": "part_charge"}]}
+    base = {
+        "tree": "tree",
+        "layout": layout,
+        "constituents": PARTICLES,
+        "nodes": ["log_pt", "delta_phi", {"charge": "part_charge"}],
+    }
     inputs = {"toy": str(FOLDER / FILES[kind])}
     prepare(PrepareConfig(inputs=inputs, output=output, recipe=base | recipe), in_process)
     return Manifest.load(output)
@@ -78,7 +83,12 @@ def test_a_file_is_described(tmp_path):
     with uproot.recreate(path) as file:
         file.mktree("t", {"x": "float64", "n": "var * int16", "flag": "bool", "vec": "3 * float32"})
         for size in (5, 7):
-            branch = {"x": np.arange(float(size)), "n": ak.Array([[1, 2]] * size), "flag": np.ones(size, bool), "vec": np.ones((size, 3), "f4")}
+            branch = {
+                "x": np.arange(float(size)),
+                "n": ak.Array([[1, 2]] * size),
+                "flag": np.ones(size, bool),
+                "vec": np.ones((size, 3), "f4"),
+            }
             file["t"].extend(branch | {"n": ak.values_astype(branch["n"], np.int16)})
     described = describe_file(str(path), "t", ["x", "n", "flag", "vec", "flagg"])
     assert described["entries"] == 12
@@ -114,7 +124,9 @@ def test_lists_that_disagree_are_found(tmp_path):
 
 
 def test_too_many_levels_need_an_element(tmp_path):
-    with pytest.raises(ConfigError, match=r"'part_charge' has 2 levels of lists, one too many .*; pick an element: part_charge\[0\]|per node"):
+    with pytest.raises(
+        ConfigError, match=r"'part_charge' has 2 levels of lists, one too many .*; pick an element: part_charge\[0\]|per node"
+    ):
         convert(tmp_path / "out", "nested", graph=[{"first": "part_charge"}])
     manifest = convert(tmp_path / "other", "nested", graph=[{"first": "part_charge[0]"}])
     assert all(row["first"] == row["charge"][0] for row in read_all(manifest).to_pylist())

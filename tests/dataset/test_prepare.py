@@ -54,7 +54,9 @@ def test_columns_equal_a_direct_reading(dataset, ntuples):
     rows = {(event, index): row for row, (event, index) in enumerate(zip(jets.eventNumber, jets.jet_index, strict=True))}
     table = read_all(dataset)
     table = table.filter(np.array(table["sample"].to_pylist()) == "slice_1")
-    order = [rows[event, index] for event, index in zip(table["event"].to_pylist(), table["jet_index"].to_pylist(), strict=True)]
+    order = [
+        rows[event, index] for event, index in zip(table["event"].to_pylist(), table["jet_index"].to_pylist(), strict=True)
+    ]
     jets = jets[order]
     energy = ak.Array(table["energy"].to_pylist())
     pt = jets.clus_E / np.cosh(jets.clus_eta)
@@ -77,7 +79,7 @@ def _flat(table, name):
     return np.concatenate([chunk.flatten() for chunk in table[name].chunks])
 
 
-@pytest.mark.parametrize("entries_per_task", [1, 130, 10**9])
+@pytest.mark.parametrize("entries_per_task", [1, 10**9])
 def test_shards_do_not_depend_on_tasks_or_their_order(dataset, ntuples, tmp_path, entries_per_task):
     other = run(tmp_path / "out", str(ntuples), backwards, entries_per_task=entries_per_task)
     assert shard_bytes(other) == shard_bytes(dataset)
@@ -140,9 +142,11 @@ def test_a_finished_dataset_does_not_take_new_files_silently(tmp_path):
     write_ntuple(tmp_path / "in/s/b.root", random_ntuple(20, seed=2))
     with pytest.raises(ConfigError, match="made from other files"):
         run(tmp_path / "out", str(tmp_path / "in"))
+    shutil.rmtree(tmp_path / "in")
+    assert sum(run(tmp_path / "out", str(tmp_path / "in")).content["rows"].values()) > 0
 
 
-@pytest.mark.parametrize("kill_after", [0, 4, 9, 14])
+@pytest.mark.parametrize("kill_after", [4, 14])
 def test_a_killed_run_continues_to_the_same_bytes(dataset, ntuples, tmp_path, kill_after):
     done = []
 
@@ -288,7 +292,9 @@ class TestInputs:
     def test_levels_are_checked_before_anything_is_converted(self, ntuples, tmp_path):
         recipe = configure(tmp_path, "x").recipe.model_dump(mode="json")
         recipe["graph"] = [{"first": "clus_fEM * 2"}]
-        with pytest.raises(ConfigError, match=r"recipe.graph.first: 'clus_fEM \* 2' has one value per node, expected one per jet"):
+        with pytest.raises(
+            ConfigError, match=r"recipe.graph.first: 'clus_fEM \* 2' has one value per node, expected one per jet"
+        ):
             run(tmp_path / "out", str(ntuples), recipe=recipe)
         assert not list((tmp_path / "out").glob(".work/*"))
 

@@ -20,34 +20,49 @@ def recipe(**changes) -> Recipe:
     return validate(Recipe, MINIMAL | changes)
 
 
-@pytest.mark.parametrize("given", [*COMPLETE, {"pt", "eta", "phi", "mass"}, {"pt", "eta", "phi", "energy"}, {"energy", "eta", "phi", "mass"}])
+@pytest.mark.parametrize(
+    "given", [*COMPLETE, {"pt", "eta", "phi", "mass"}, {"pt", "eta", "phi", "energy"}, {"energy", "eta", "phi", "mass"}]
+)
 def test_all_ways_to_give_a_four_momentum_agree(given):
     rng = np.random.default_rng(0)
     pt, eta, phi = rng.exponential(20, 100), rng.normal(0, 2, 100), rng.uniform(-np.pi, np.pi, 100)
     mass = rng.exponential(5, 100) if given & {"mass", "px"} or {"pt", "energy"} <= given else np.zeros(100)
     px, py, pz = pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)
     energy = np.sqrt(px**2 + py**2 + pz**2 + mass**2)
-    truth = dict(pt=pt, eta=eta, phi=phi, mass=mass, px=px, py=py, pz=pz, energy=energy)
+    truth = {"pt": pt, "eta": eta, "phi": phi, "mass": mass, "px": px, "py": py, "pz": pz, "energy": energy}
     formulas = derived_components(given, "jet_")
     branches = {f"jet_{name}": Ragged(truth[name]) for name in given}
     from distjet.dataset.definitions import Definitions
 
     scope = Scope(branches, 100, Definitions({name: parse(text) for name, text in formulas.items()}), events=False)
     for name, expected in truth.items():
-        np.testing.assert_allclose(scope.evaluate(f"jet_{name}", Level.JET), expected, rtol=1e-9, atol=2e-5 if name == "mass" else 1e-9)
+        np.testing.assert_allclose(
+            scope.evaluate(f"jet_{name}", Level.JET), expected, rtol=1e-9, atol=2e-5 if name == "mass" else 1e-9
+        )
 
 
 def test_a_jet_without_branches_is_the_sum_of_its_constituents():
     definitions = jet_definitions(recipe())
     branches = {"c_pt": np.array([3.0, 4.0]), "c_eta": np.zeros(2), "c_phi": np.array([0.0, np.pi / 2])}
     scope = Scope({k: Ragged(v, (np.array([0, 2]),)) for k, v in branches.items()}, 1, definitions, events=False)
-    for name, expected in {"jet_pt": 5.0, "jet_energy": 7.0, "jet_mass": np.sqrt(24), "jet_phi": np.arctan2(4, 3), "jet_eta": 0.0}.items():
+    for name, expected in {
+        "jet_pt": 5.0,
+        "jet_energy": 7.0,
+        "jet_mass": np.sqrt(24),
+        "jet_phi": np.arctan2(4, 3),
+        "jet_eta": 0.0,
+    }.items():
         assert scope.evaluate(name, Level.JET)[0] == pytest.approx(expected)
 
 
 def test_energies_in_mev_become_gev_and_angles_stay():
     definitions = jet_definitions(recipe(energy_unit="MeV", jet={"pt": "j_pt", "eta": "j_eta", "phi": "j_phi", "mass": "j_m"}))
-    branches = {"j_pt": Ragged(np.array([20e3])), "j_eta": Ragged(np.zeros(1)), "j_phi": Ragged(np.ones(1)), "j_m": Ragged(np.array([15e3]))}
+    branches = {
+        "j_pt": Ragged(np.array([20e3])),
+        "j_eta": Ragged(np.zeros(1)),
+        "j_phi": Ragged(np.ones(1)),
+        "j_m": Ragged(np.array([15e3])),
+    }
     scope = Scope(branches, 1, definitions, events=False)
     assert scope.evaluate("jet_energy", Level.JET)[0] == pytest.approx(25.0)
     assert scope.evaluate("jet_phi", Level.JET)[0] == 1.0
@@ -67,7 +82,11 @@ def test_required_branches_are_found_through_names_and_features():
 
 
 def test_every_feature_parses_and_uses_known_names():
-    known = {*FEATURES, "sample", *(f"{prefix}{name}" for prefix in ("", "jet_", "true_") for name in ("pt", "eta", "phi", "energy", "mass"))}
+    known = {
+        *FEATURES,
+        "sample",
+        *(f"{prefix}{name}" for prefix in ("", "jet_", "true_") for name in ("pt", "eta", "phi", "energy", "mass")),
+    }
     for feature in FEATURES.values():
         assert parse(feature.formula).names <= known
 
@@ -79,6 +98,12 @@ def test_columns_can_be_written_in_short_and_in_full():
     ]  # fmt: skip
     assert validate(Recipe, names.model_dump(mode="json")) == names
     assert [column.unit for column in dataset_columns(names) if column.name == "log_pt"] == ["ln(GeV)"]
+
+
+def test_null_removes_an_entry_of_an_earlier_file():
+    changed = recipe(cuts={"hard": "c_pt > 1", "soft": None}, labels={"a": None}, variables=None)
+    assert [cut.name for cut in changed.cuts] == ["hard"]
+    assert changed.labels == changed.variables == {}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ def test_the_manifest_agrees_with_numpy(dataset):
         assert found["std"] == pytest.approx(values.std(), rel=1e-9)
         assert (found["min"], found["max"]) == (values.min(), values.max())
         for q in QUANTILES:
-            below, upto = (np.searchsorted(np.sort(values), found["quantiles"][f"{q:g}"], side=side) for side in ("left", "right"))
+            below, upto = (
+                np.searchsorted(np.sort(values), found["quantiles"][f"{q:g}"], side=side) for side in ("left", "right")
+            )
             assert below / len(values) - 0.04 < q < upto / len(values) + 0.04
 
 
@@ -74,7 +76,7 @@ def falling_spectrum(size: int = 200_000) -> tuple[np.ndarray, dict]:
 
 def test_weights_make_the_spectrum_flat():
     log_energy, histogram = falling_spectrum()
-    weights = flattening_weights(histogram, cap=1e9)(np.exp(log_energy))
+    weights = flattening_weights(histogram, cap=1e9)(np.exp(log_energy)).astype(np.float64)
     assert weights.mean() == pytest.approx(1, rel=1e-5)
     sums, _ = np.histogram(log_energy, histogram["edges"], weights=weights)
     filled = sums[np.array(histogram["counts"]) > 0]
@@ -110,7 +112,7 @@ class TestManifest:
         return Manifest.load(folder)
 
     def test_a_folder_without_manifest(self, tmp_path):
-        with pytest.raises(DataError, match="is not a dataset: it has no manifest.json$"):
+        with pytest.raises(DataError, match=r"is not a dataset: it has no manifest\.json$"):
             Manifest.load(tmp_path)
 
     def test_another_version(self, dataset, tmp_path):
