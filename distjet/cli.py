@@ -61,21 +61,8 @@ def split_arguments(verb: str, arguments: list[str]) -> tuple[list[Path], list[s
     if strange:
         raise ConfigError(f"expected FILE.yaml or dotted.key=value (got {strange[0]!r})")
     if verb == "quickstart" and not files:
-        files = [shipped_configurations() / "quickstart" / "quickstart.yaml"]
-    return [_find(file) for file in files], overrides
-
-
-def shipped_configurations() -> Path:
-    """Return the folder of the configurations that come with distjet, in a wheel or in a source tree."""
-    package = Path(__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def _find(file: Path) -> Path:
-    """Find `conf/...` among the shipped configurations where the working directory has no such file."""
-    shipped = shipped_configurations().parent / file
-    return shipped if not file.exists() and file.parts[:1] == ("conf",) and shipped.exists() else file
+        files = [Path("conf/quickstart/quickstart.yaml")]
+    return files, overrides
 
 
 def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:

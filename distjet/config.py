@@ -115,7 +115,14 @@ def import_path(path: str) -> Any:
     return getattr(module, attribute)
 
 
-def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Model:
+def load(
+    model: type[Model],
+    files: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    section: Mapping[str, Any] | None = None,
+    prefix: str = "",
+) -> Model:
     """Merge files and overrides and validate them.
 
     A layer that names another component (`model: {name: ...}`) starts from that component's defaults: the keys that earlier
@@ -125,6 +132,8 @@ def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[st
         model: The configuration class of the verb.
         files: YAML files; later ones win.
         overrides: `dotted.key=value` strings; they win over files.
+        section: Keys from a part of a larger configuration; they win over files, and overrides over them.
+        prefix: Where `section` stands in the larger configuration, for messages, e.g. `train.`.
 
     Raises:
         ConfigError: With every problem found, one a line.
@@ -136,6 +145,8 @@ def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[st
         layer = _read_yaml(Path(file))
         origin.update(dict.fromkeys(_leaf_keys(OmegaConf.to_container(layer, resolve=False)), str(file)))
         merged = _merge(merged, layer, components)
+    if section:
+        merged = _merge(merged, OmegaConf.create(dict(section)), components)
     if overrides:
         layer = OmegaConf.merge(*(_parse_override(override) for override in overrides))
         origin.update(dict.fromkeys((override.partition("=")[0] for override in overrides), "command line"))
@@ -144,7 +155,14 @@ def load(model: type[Model], files: Sequence[str | Path], overrides: Sequence[st
         data = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"cannot resolve the configuration: {error}") from error
-    return validate(model, data, origin)
+    return validate(model, data, origin, prefix)
+
+
+def find_file(path: Path) -> Path:
+    """Find `conf/...` among the configurations that come with distjet, where the working directory has no such file."""
+    package = Path(__file__).parent
+    shipped = (package if (package / "conf").is_dir() else package.parent) / path
+    return shipped if not path.exists() and path.parts[:1] == ("conf",) and shipped.exists() else path
 
 
 def validate(model: type[Model], data: Any, origin: Mapping[str, str] | None = None, prefix: str = "") -> Model:
@@ -179,6 +197,7 @@ def did_you_mean(name: str, choices: typing.Iterable[str]) -> str:
 
 
 def _read_yaml(path: Path) -> Any:
+    path = find_file(path)
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(f"configuration file {path} does not exist{did_you_mean(str(path), siblings)}")

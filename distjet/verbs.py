@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 import distjet
 from distjet.cluster.settings import TasksConfig
-from distjet.config import Config, validate
+from distjet.config import Config, load
 from distjet.dataset.recipe import PrepareConfig
 from distjet.errors import DataError
 from distjet.evaluation.config import ResponseConfig
@@ -67,7 +67,10 @@ class EvaluateVerb(Config):
 
 
 class QuickstartVerb(Config):
-    """`distjet quickstart`: the four verbs in a row; each section is a verb's configuration without its paths."""
+    """`distjet quickstart`: the four verbs in a row.
+
+    Each section is a verb's configuration without its paths; `files` in it are the files that the verb would be given.
+    """
 
     output: Path = Path("outputs/quickstart")
     "Everything is written below."
@@ -85,15 +88,16 @@ class QuickstartVerb(Config):
     def sections(self) -> "tuple[SimulateVerb, PrepareVerb, TrainConfig, EvaluateVerb]":
         """Validate the sections, with their places on disk filled in."""
         root, tasks = self.output, self.tasks.model_dump()
-        simulate = self._section(SimulateVerb, "simulate", output=root / "simulate", tasks=tasks)
+        simulate = self._section(SimulateVerb, "simulate", output=str(root / "simulate"), tasks=tasks)
         inputs = [{"sample": name, "files": f"{root}/simulate/{name}/*.root"} for name in simulate.samples]
-        prepare = self._section(PrepareVerb, "prepare", inputs=inputs, output=root / "dataset", tasks=tasks)
-        train = self._section(TrainConfig, "train", dataset=root / "dataset", output=root / "train")
-        evaluate = self._section(EvaluateVerb, "evaluate", run=root / "train", output=root / "evaluate")
+        prepare = self._section(PrepareVerb, "prepare", inputs=inputs, output=str(root / "dataset"), tasks=tasks)
+        train = self._section(TrainConfig, "train", dataset=str(root / "dataset"), output=str(root / "train"))
+        evaluate = self._section(EvaluateVerb, "evaluate", run=str(root / "train"), output=str(root / "evaluate"))
         return simulate, prepare, train, evaluate
 
     def _section(self, model: type[Narrow], name: str, **places: Any) -> Narrow:
-        return validate(model, {**getattr(self, name), **places}, prefix=f"{name}.")
+        section = {**getattr(self, name), **places}
+        return load(model, section.pop("files", []), section=section, prefix=f"{name}.")
 
 
 def simulate(config: SimulateVerb) -> dict[str, Any]:

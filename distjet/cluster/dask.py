@@ -29,6 +29,9 @@ def executor(config: TasksConfig) -> Iterator[Execute]:
     if config.scheduler == "in_process":
         yield _with_progress(in_process, config)
         return
+    import dask
+
+    dask.config.set({"logging.distributed": "error"})  # read once, when distributed is imported
     from distributed import Client, LocalCluster
 
     if config.scheduler != "local":

@@ -10,14 +10,13 @@ import numpy as np
 from numba import njit
 
 from distjet.dataset.definitions import (
-    CUT_UNMATCHED,
     Definitions,
     constituent_definitions,
     jet_definitions,
     truth_definitions,
 )
 from distjet.dataset.expressions import Level
-from distjet.dataset.recipe import Recipe
+from distjet.dataset.recipe import CUT_UNMATCHED, Recipe
 from distjet.dataset.root import Ragged
 from distjet.dataset.scope import Scope
 from distjet.errors import DataError

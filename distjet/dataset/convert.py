@@ -19,9 +19,9 @@ import pyarrow as pa
 from distjet.config import validate
 from distjet.dataset import hashing
 from distjet.dataset.association import open_scope
-from distjet.dataset.definitions import CUT_EMPTY_GRAPH, CUT_UNMATCHED, required_branches
+from distjet.dataset.definitions import required_branches
 from distjet.dataset.expressions import Level
-from distjet.dataset.recipe import Recipe
+from distjet.dataset.recipe import CUT_EMPTY_GRAPH, CUT_UNMATCHED, Recipe
 from distjet.dataset.root import Ragged, read_branches
 from distjet.dataset.rows import evaluate_columns, evaluate_key, find_bad_jets, identify, make_table
 from distjet.dataset.schema import SPLITS, dataset_columns

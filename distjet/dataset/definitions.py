@@ -13,9 +13,6 @@ from distjet.dataset.expressions import Expression, parse
 from distjet.dataset.features import FEATURES, derived_components, scaled, summed_components
 from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, FourMomentum, Recipe
 
-CUT_UNMATCHED = "truth_matched"
-CUT_EMPTY_GRAPH = "empty_graph"
-
 
 @dataclass(frozen=True)
 class Definitions:

@@ -241,9 +241,13 @@ class Recipe(Config):
                     f"two columns are called {column.name!r}; give one another name, {{other_name: {column.value}}}"
                 )
             names.append(column.name)
-        cuts = [cut.name for cut in self.cuts]
+        cuts = [*(cut.name for cut in self.cuts), CUT_EMPTY_GRAPH]
+        if self.truth is not None and self.truth.is_collection:
+            cuts.append(CUT_UNMATCHED)
         if repeated := {name for name in cuts if cuts.count(name) > 1}:
-            raise ValueError(f"two cuts are called {sorted(repeated)[0]!r}")
+            raise ValueError(
+                f"two cuts are called {sorted(repeated)[0]!r} (distjet adds {CUT_UNMATCHED!r} and {CUT_EMPTY_GRAPH!r})"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -261,6 +265,12 @@ class Recipe(Config):
         """Whether graphs have edges."""
         return self.constituents is not None and self.edges != "none"
 
+
+CUT_UNMATCHED = "truth_matched"
+"Applied first where reference jets are matched by distjet."
+
+CUT_EMPTY_GRAPH = "empty_graph"
+"Applied last where there are constituents."
 
 P4_NAMES = ("px", "py", "pz", "energy")
 JET_NAMES = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_mass")

@@ -90,11 +90,11 @@ def test_a_file_is_described(tmp_path):
                 "vec": np.ones((size, 3), "f4"),
             }
             file["t"].extend(branch | {"n": ak.values_astype(branch["n"], np.int16)})
-    described = describe_file(str(path), "t", ["x", "n", "flag", "vec", "flagg"])
+    described = describe_file(str(path), "t", ["x", "n", "flag", "vec", "flaag"])
     assert described["entries"] == 12
     assert described["clusters"] == [0, 5, 12]
     assert described["branches"] == {"x": ("float64", 0), "n": ("int16", 1), "flag": ("bool", 0), "vec": ("float32", 1)}
-    assert described["missing"] == {"flagg": ", did you mean 'flag'"}
+    assert described["missing"] == {"flaag": ", did you mean 'flag'"}
     vec = read_branches(str(path), "t", ["vec"], 2, 4)["vec"]
     np.testing.assert_array_equal(vec.offsets[0], [0, 3, 6])
 

@@ -118,6 +118,7 @@ def test_null_removes_an_entry_of_an_earlier_file():
         ({"graph": [{"energy": "c_pt"}]}, "two columns are called 'energy'"),
         ({"graph": [{"event": "c_pt"}]}, "two columns are called 'event'"),
         ({"cuts": ["x > 1"]}, "expected a name of letters"),
+        ({"cuts": {"empty_graph": "c_pt > 1"}}, "two cuts are called 'empty_graph'"),
         ({"variables": {"jet_pt": "x"}}, "a variable cannot be called 'jet_pt'"),
         ({"identity": {"run": "r"}}, "run and jet_index need event"),
         ({"truth": {"pt": "a", "eta": "b", "phi": "c", "mass": "d", "delta_r": 0.3}}, "truth.delta_r needs layout: event"),

@@ -1,0 +1,1 @@
+"""Pure formulas and the FastJet wrappers: no configuration, no files, no torch."""

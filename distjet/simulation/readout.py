@@ -1,0 +1,155 @@
+"""What does the detector record of a batch of events?
+
+Event after event: pileup is chosen, deposits of the hard scatter and of the pileup are made on separate grids (their ratio is
+the true pileup fraction of a cluster), noise is added, clusters are built, tracks are found. The result is flat again.
+Clusters are rounded to float32 here, as they are stored, so that jets are sums of the stored clusters.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distjet.physics.kinematics import Floats, to_cylindrical
+from distjet.simulation import detector, pileup, topoclusters
+from distjet.simulation.detector import GRID
+from distjet.simulation.generator import Particles
+from distjet.simulation.pileup import Library, Overlay
+from distjet.simulation.samples import SharedSettings
+from distjet.simulation.tracks import BEAM_SPOT_MM, Tracks, count_vertices, from_primary_vertex, reconstruct_tracks
+
+
+class Objects(NamedTuple):
+    """Tracks or muon segments of a batch: weight (pT in GeV, or number of segments), direction, and rows per event."""
+
+    weight: Floats
+    eta: Floats
+    phi_rad: Floats
+    offsets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A batch of recorded events.
+
+    Attributes:
+        clusters: Columns topoclusters.CLUSTER_FIELDS, shape (N, number of fields), float32.
+        cluster_offsets: Event e holds clusters cluster_offsets[e]:cluster_offsets[e + 1].
+        tracks: Tracks associated to the primary vertex; the weight is pT in GeV.
+        segments: Muon segments; the weight is their number.
+        mu: Mean number of collisions per crossing, shape (number of events,).
+        num_pileup: Collisions besides the hard scatter, shape (number of events,).
+        num_vertices: Reconstructed vertices, shape (number of events,).
+    """
+
+    clusters: NDArray[np.float32]
+    cluster_offsets: NDArray[np.int64]
+    tracks: Objects
+    segments: Objects
+    mu: Floats
+    num_pileup: NDArray[np.int64]
+    num_vertices: NDArray[np.int64]
+
+
+class Detector:
+    """The detector with everything that stays the same from event to event.
+
+    Args:
+        settings: The run's settings.
+        library: Pileup collisions, None without pileup.
+        rng: Source of random numbers.
+    """
+
+    def __init__(self, settings: SharedSettings, library: Library | None, rng: np.random.Generator) -> None:
+        self.settings = settings
+        self.library = library
+        self.rng = rng
+        self.response = detector.response(settings.detector)
+        self.thresholds = topoclusters.thresholds(settings.detector)
+        self.electronic_gev = detector.electronic_noise(settings.detector)
+        self.quantiles = detector.gaussian_quantiles()
+        self.pileup_noise = library.noise if library else detector.no_pileup_noise()
+
+    def record(self, particles: Particles) -> Readout:
+        """Record a batch of events."""
+        leaked_gev = np.zeros(len(particles.pdg))
+        own_tracks = reconstruct_tracks(particles, self.rng)
+        clusters, tracks, mu, num_pileup, num_vertices = [], [], [], [], []
+        for event in range(particles.num_events):
+            mu.append(self.rng.uniform(*self.settings.pileup.mu))
+            overlay = self._draw_overlay(mu[-1])
+            num_pileup.append(len(overlay.collision))
+            clusters.append(self._clusters(particles, event, (overlay, mu[-1]), leaked_gev))
+            found, vertices = self._tracks(own_tracks, event, overlay)
+            tracks.append(found)
+            num_vertices.append(vertices)
+        pt_gev, eta, phi_rad = np.concatenate(tracks, axis=1)
+        return Readout(
+            np.concatenate(clusters),
+            _offsets(clusters),
+            Objects(pt_gev, eta, phi_rad, _offsets([found.T for found in tracks])),
+            self._segments(particles, leaked_gev),
+            np.array(mu),
+            np.array(num_pileup),
+            np.array(num_vertices),
+        )
+
+    def _draw_overlay(self, mu: float) -> Overlay:
+        num_collisions = int(self.rng.poisson(mu))
+        if self.library is None or num_collisions == 0:
+            return pileup.EMPTY_OVERLAY
+        return pileup.draw_overlay(self.library, num_collisions, self.rng)
+
+    def _clusters(
+        self, particles: Particles, event: int, crossing: tuple[Overlay, float], leaked_gev: Floats
+    ) -> NDArray[np.float32]:
+        """Deposit, add noise and cluster one event; fills the event's part of `leaked_gev`."""
+        overlay, mu = crossing
+        rows = slice(particles.offsets[event], particles.offsets[event + 1])
+        hard_scatter, from_pileup = np.zeros(GRID), np.zeros(GRID)
+        detector.deposit(
+            particles.p4[rows],
+            particles.pdg[rows],
+            particles.charge[rows],
+            self.response,
+            hard_scatter,
+            leaked_gev[rows],
+            self.rng,
+        )
+        if self.library is not None:
+            pileup.add_deposits(self.library, overlay, from_pileup)
+        noise = detector.noise_terms(
+            self.electronic_gev,
+            self.pileup_noise,
+            mu,
+            (self.settings.pileup.out_of_time_subtraction, self.settings.pileup.out_of_time_noise),
+        )
+        measured = hard_scatter + from_pileup
+        draws = self.rng.integers(0, 65536, measured.size, dtype=np.uint16)
+        detector.add_noise(measured, draws, self.quantiles, noise.drawn_gev, noise.offset_gev)
+        cells = topoclusters.Cells(measured, hard_scatter, from_pileup)
+        return topoclusters.find_clusters(cells, noise.expected_gev, self.thresholds).astype(np.float32)
+
+    def _tracks(self, own: Tracks, event: int, overlay: Overlay) -> tuple[Floats, int]:
+        """Collect the primary vertex' tracks of one event, rows (pT, eta, phi), and count the vertices."""
+        primary_mm = self.rng.normal(0.0, BEAM_SPOT_MM)
+        rows = slice(own.offsets[event], own.offsets[event + 1])
+        chosen = from_primary_vertex(own.dz_mm[rows], own.eta[rows])
+        tracks = np.stack([own.pt_gev[rows], own.eta[rows], own.phi_rad[rows]])[:, chosen]
+        vertices_mm = np.array([primary_mm]) if own.makes_vertex()[event] else np.empty(0)
+        if self.library is not None and len(overlay.collision):
+            others = pileup.primary_vertex_tracks(self.library, overlay, primary_mm)
+            tracks = np.concatenate([tracks, np.stack([others.pt_gev, others.eta, others.phi_rad])], axis=1)
+            vertices_mm = np.concatenate([vertices_mm, others.vertices_mm])
+        return tracks, count_vertices(vertices_mm)
+
+    def _segments(self, particles: Particles, leaked_gev: Floats) -> Objects:
+        number = detector.muon_segments(particles, leaked_gev, self.rng)
+        seen = np.flatnonzero(number)
+        _, eta, phi_rad, _ = to_cylindrical(particles.p4[seen])
+        return Objects(number[seen].astype(np.float64), eta, phi_rad, np.searchsorted(seen, particles.offsets).astype(np.int64))
+
+
+def _offsets(parts: list[NDArray[np.float32]] | list[Floats]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)

@@ -1,0 +1,92 @@
+import dataclasses
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distjet.config import load, validate
+from distjet.errors import ConfigError
+from distjet.simulation.samples import SimulateConfig, cross_section_tasks, file_tasks, library_task
+
+from .conftest import small_config
+
+CONF = Path(__file__).parents[2] / "conf" / "simulation"
+
+
+@pytest.mark.parametrize("name", ["dijet", "tiny"])
+def test_shipped_configurations_are_valid(name):
+    config = load(SimulateConfig, [CONF / f"{name}.yaml"])
+    edges = [(sample.pthat_min_gev, sample.pthat_max_gev) for sample in config.samples.values()]
+    assert all(high == low for (_, high), (low, _) in itertools.pairwise(edges)), "slices leave a gap"
+
+
+def test_configuration_needs_no_heavy_library():
+    heavy = ["numba", "awkward", "uproot", "fastjet", "pythia8mc", "torch", "ray", "dask"]
+    code = f"import sys, distjet.simulation.samples; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@given(num_events=st.integers(1, 50), events_per_task=st.integers(1, 20))
+def test_files_partition_the_events(num_events, events_per_task):
+    samples = {"a": {"pthat_min_gev": 20, "num_events": num_events}}
+    config = small_config(Path("out"), samples=samples, events_per_task=events_per_task)
+    tasks = file_tasks(config, {"a": 7.0})
+    numbers = [task.first_event + n for task in tasks for n in range(task.num_events)]
+    assert numbers == list(range(num_events))
+    assert sum(task.weight_pb * task.num_events for task in tasks) == pytest.approx(7.0)
+    assert len({task.path for task in tasks}) == len({task.identity() for task in tasks}) == len(tasks)
+
+
+def test_identity_depends_on_the_physics_and_not_on_the_place():
+    here, there = small_config(Path("here")), small_config(Path("there"))
+    assert here.identity() == there.identity()
+    sections = {"dijet_JZ1": 1.0, "dijet_JZ2": 1.0}
+    assert [t.identity() for t in file_tasks(here, sections)] == [t.identity() for t in file_tasks(there, sections)]
+    other = small_config(Path("here"), detector={"e_over_h": 1.0})
+    assert file_tasks(other, sections)[0].identity() != file_tasks(here, sections)[0].identity()
+    assert library_task(other).path != library_task(here).path
+
+
+def test_jet_settings_do_not_touch_the_pileup_library():
+    assert library_task(small_config(Path("a"), jets={"radii": [1.0]})) is not None
+    changed, default = (library_task(small_config(Path("a"), **extra)).path for extra in ({"jets": {"radii": [1.0]}}, {}))
+    assert changed == default
+
+
+def test_no_library_without_pileup():
+    config = small_config(Path("a"), pileup={"mu": [0, 0]})
+    assert library_task(config) is None
+    assert file_tasks(config, {"dijet_JZ1": 1.0, "dijet_JZ2": 1.0})[0].library == ""
+
+
+def test_tasks_are_plain_values():
+    config = small_config(Path("a"))
+    tasks = [library_task(config), *cross_section_tasks(config), *file_tasks(config, {"dijet_JZ1": 1.0, "dijet_JZ2": 1.0})]
+    for task in tasks:
+        assert pickle.loads(pickle.dumps(task)) == task
+        assert json.loads(json.dumps(dataclasses.asdict(task))) == dataclasses.asdict(task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": {}}, "samples"),
+        ({"samples": {"a/b": {"pthat_min_gev": 20, "num_events": 1}}}, "a/b"),
+        ({"samples": {"a": {"pthat_min_gev": 20, "pthat_max_gev": 10, "num_events": 1}}}, "must exceed pthat_min_gev=20"),
+        ({"pileup": {"mu": [20, 10]}}, "low <= high"),
+        ({"jets": {"radii": [0.7]}}, "one or more of"),
+        ({"jets": {"radii": [0.4, 0.4]}}, "each once"),
+        ({"jets": {"min_pt": 3}}, "did you mean 'min_pt_gev'"),
+    ],
+)
+def test_mistakes_are_explained(changes, message):
+    good = {"output": "a", "samples": {"a": {"pthat_min_gev": 20, "num_events": 1}}}
+    with pytest.raises(ConfigError, match=message):
+        validate(SimulateConfig, good | changes)

@@ -1,0 +1,159 @@
+import hashlib
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from distjet.errors import ConfigError
+from distjet.execution import in_process
+from distjet.physics.kinematics import to_cartesian
+from distjet.run_directory import read_json
+from distjet.simulation.simulate import simulate
+
+from .conftest import small_config
+
+
+def backwards(function, tasks, *, description):
+    """Run the tasks in another order."""
+    for index in reversed(range(len(tasks))):
+        yield index, function(tasks[index])
+
+
+def never(function, tasks, *, description):
+    """Accept no task."""
+    assert not tasks, f"{description} was asked for again"
+    return iter(())
+
+
+def hashes(output):
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.root")}
+
+
+def jets_of(config, summary, tree="AntiKt4EMTopoJets"):
+    files = [f"{config.output / name}:{tree}" for sample in summary.values() for name in sample["files"]]
+    return uproot.concatenate(files)
+
+
+def test_files_do_not_depend_on_order_or_place(small_run, tmp_path):
+    config, summary = small_run
+    again = simulate(small_config(tmp_path), backwards)
+    assert again == summary
+    assert hashes(tmp_path) == hashes(config.output)
+    assert len(hashes(tmp_path)) == 3
+
+
+def test_finished_work_is_not_repeated(small_run):
+    config, summary = small_run
+    before = {path: path.stat().st_mtime_ns for path in config.output.rglob("*.root")}
+    assert simulate(config, never) == summary == read_json(config.output / "samples.json")
+    assert {path: path.stat().st_mtime_ns for path in config.output.rglob("*.root")} == before
+
+
+def test_a_killed_run_continues(small_run, tmp_path):
+    config = small_config(tmp_path, samples={"dijet_JZ1": small_run[0].samples["dijet_JZ1"].model_dump()})
+
+    def killed(function, tasks, *, description):
+        for index, result in in_process(function, tasks, description=description):
+            yield index, result
+            if description == "simulate":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(config, killed)
+    assert not (tmp_path / "samples.json").exists()
+    (tmp_path / "dijet_JZ1" / ".dijet_JZ1_00001.root.abc.tmp").write_text("half a file")
+    asked = []
+
+    def watched(function, tasks, *, description):
+        asked.extend(tasks)
+        return in_process(function, tasks, description=description)
+
+    simulate(config, watched)
+    assert [task.index for task in asked] == [1]
+    assert list(tmp_path.rglob("*.tmp")) == []
+    assert hashes(tmp_path) == {name: value for name, value in hashes(small_run[0].output).items() if "JZ1" in name}
+
+
+def test_a_truncated_file_is_made_anew(tmp_path):
+    samples = {"a": {"pthat_min_gev": 60, "num_events": 2}}
+    config = small_config(tmp_path, samples=samples, pileup={"mu": [0, 0]})
+    simulate(config, in_process)
+    expected = hashes(tmp_path)
+    path = tmp_path / "a" / "a_00000.root"
+    path.write_bytes(path.read_bytes()[:-100])
+    simulate(config, in_process)
+    assert hashes(tmp_path) == expected
+
+
+def test_another_configuration_is_refused(small_run):
+    config, _ = small_run
+    other = small_config(config.output, detector={"e_over_h": 1.0})
+    with pytest.raises(ConfigError, match=r"detector\.e_over_h"):
+        simulate(other, never)
+
+
+def test_weights_add_up_to_the_cross_section(small_run):
+    config, summary = small_run
+    jets = jets_of(config, summary)
+    for number, (name, sample) in enumerate(summary.items(), start=1):
+        own = jets[jets.runNumber == number]
+        _, first = np.unique(own.eventNumber.to_numpy(), return_index=True)
+        assert sample["sum_of_weights_pb"] == pytest.approx(sample["cross_section_pb"], rel=1e-12)
+        assert len(first) == sample["num_events"] == config.samples[name].num_events
+        assert own.mcEventWeight.to_numpy()[first].sum() == pytest.approx(sample["cross_section_pb"], rel=1e-9)
+
+
+def test_rows_are_identified_once(small_run):
+    config, summary = small_run
+    for tree, radius in (("AntiKt2EMTopoJets", 0.2), ("AntiKt4EMTopoJets", 0.4)):
+        jets = jets_of(config, summary, tree)
+        rows = list(zip(jets.runNumber.tolist(), jets.eventNumber.tolist(), jets.jet_index.tolist(), strict=True))
+        assert len(set(rows)) == len(rows) == sum(sample["num_jets"][tree] for sample in summary.values())
+        assert radius in config.jets.radii
+        assert set(jets.mcChannelNumber.tolist()) == {800001, 800002}
+
+
+@pytest.mark.parametrize("tree", ["AntiKt2EMTopoJets", "AntiKt4EMTopoJets"])
+def test_jets_are_the_sum_of_their_stored_clusters(small_run, tree):
+    jets = jets_of(*small_run, tree)
+    counts = ak.num(jets.clus_E).to_numpy()
+    energy, eta, phi = (ak.flatten(jets[f"clus_{name}"]).to_numpy().astype(np.float64) for name in ("E", "eta", "phi"))
+    p4 = to_cartesian(energy / np.cosh(eta), eta, phi)
+    total = np.add.reduceat(p4, np.concatenate([[0], np.cumsum(counts)[:-1]]))
+    np.testing.assert_allclose(jets.jet_E.to_numpy(), total[:, 3], rtol=1e-6)
+    np.testing.assert_allclose(jets.jet_pt.to_numpy(), np.hypot(total[:, 0], total[:, 1]), rtol=1e-6)
+    np.testing.assert_allclose(jets.jet_eta.to_numpy(), np.arcsinh(total[:, 2] / np.hypot(total[:, 0], total[:, 1])), atol=1e-6)
+    np.testing.assert_allclose(jets.jet_phi.to_numpy(), np.arctan2(total[:, 1], total[:, 0]), atol=1e-6)
+    mass = np.sqrt(np.maximum(total[:, 3] ** 2 - (total[:, :3] ** 2).sum(axis=1), 0))
+    np.testing.assert_allclose(jets.jet_m.to_numpy(), mass, rtol=1e-4, atol=1e-3)
+    samplings = sum(jets[f"jet_EnergyPerSampling{k}"].to_numpy() for k in range(3))
+    np.testing.assert_allclose(samplings, total[:, 3], rtol=1e-5)
+
+
+def test_cuts_and_flags_of_the_jets(small_run):
+    jets = jets_of(*small_run)
+    matched = jets.jet_isTruthMatched.to_numpy()
+    assert np.all(jets.jet_pt >= 5)
+    assert np.all(np.abs(jets.jet_eta) < 4.5)
+    assert 0 < matched.sum() < len(matched)
+    np.testing.assert_array_equal(matched, jets.truthjet_dR >= 0)
+    assert np.all(jets.truthjet_dR[matched] < 0.3)
+    assert np.all(jets.truthjet_pt[matched] >= 5)
+    assert np.all(jets.truthjet_pt[~matched] == -1)
+    assert np.all(jets.truthjet_flavour[~matched] == 0)
+    assert set(np.unique(jets.truthjet_flavour)) <= {0, 1, 2, 3, 4, 5, 21}
+    assert np.all(jets.leading_truth_pt[matched] >= jets.truthjet_pt[matched] - 1e-3)
+    assert np.all((ak.flatten(jets.clus_fPU) >= 0) & (ak.flatten(jets.clus_fPU) <= 1))
+    assert np.all((jets.averageInteractionsPerCrossing >= 5) & (jets.averageInteractionsPerCrossing < 20))
+
+
+def test_matched_only_keeps_the_same_matched_jets(small_run, tmp_path):
+    config, summary = small_run
+    everything = jets_of(config, summary, "AntiKt2EMTopoJets")
+    samples = {"dijet_JZ1": config.samples["dijet_JZ1"].model_dump()}
+    only = small_config(tmp_path, samples=samples, jets={"matched_only": True, "radii": [0.2]})
+    kept = jets_of(only, simulate(only, in_process), "AntiKt2EMTopoJets")
+    expected = everything[everything.jet_isTruthMatched & (everything.runNumber == 1)]
+    for branch in ("eventNumber", "jet_index", "jet_pt", "truthjet_E"):
+        assert kept[branch].tolist() == expected[branch].tolist()
