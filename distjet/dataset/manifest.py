@@ -159,7 +159,7 @@ class Manifest:
         return known[column]
 
     def histogram(self, name: str) -> Mapping[str, Any]:
-        """Return a histogram of the training rows: `log_true_energy` or `pt_mass`.
+        """Return a histogram of the training rows: `log_true_energy`, `log_true_energy_abs_eta` or `pt_mass`.
 
         Raises:
             DataError: If the dataset has no such histogram.

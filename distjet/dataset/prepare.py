@@ -31,7 +31,7 @@ from distjet.dataset.plan import InputFile, find_files, plan_inputs
 from distjet.dataset.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS, STATISTICS_ROLES, ColumnSpec, dataset_columns
 from distjet.dataset.shards import ShardTask, build_shard
-from distjet.dataset.statistics import LOG_ENERGY_EDGES, finish, merge
+from distjet.dataset.statistics import ABS_ETA_EDGES, LOG_ENERGY_EDGES, WIDE_LOG_ENERGY_EDGES, finish, merge
 from distjet.errors import ConfigError, DataError
 from distjet.execution import Execute
 from distjet.run_directory import claim, identity_hash, write_atomically, write_json
@@ -236,8 +236,10 @@ def total_accounting(files: Sequence[InputFile]) -> dict[str, Any]:
 
 
 def _fingerprint(config: PrepareConfig, columns: Sequence[ColumnSpec], shards: dict[str, list[dict[str, Any]]]) -> str:
+    """Hash what the dataset is: columns, configuration and rows, not where its inputs lay."""
     hashes = {split: [shard["xxh3_128"] for shard in found] for split, found in shards.items()}
-    identity = [[column.as_dict() for column in columns], config.identity(), hashes]
+    settings = {key: value for key, value in config.identity().items() if key != "inputs"}
+    identity = [[column.as_dict() for column in columns], settings, hashes]
     return xxhash.xxh3_128(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -257,17 +259,27 @@ def _describe_training_rows(
         }
     }
     if "true_energy" in names:
-        parts = [summary["log_true_energy"] for summary in summaries]
-        empty = np.zeros(len(LOG_ENERGY_EDGES) - 1)
-        histograms["log_true_energy"] = {
-            "variable": "ln(true_energy / GeV)",
-            "edges": list(LOG_ENERGY_EDGES),
-            "counts": sum((np.array(part["counts"]) for part in parts), empty.astype(np.int64)).tolist(),
-            "sum_weights": sum((np.array(part["sum_weights"]) for part in parts), empty).tolist(),
+        spectrum = _add_spectra([summary["log_true_energy"] for summary in summaries], (LOG_ENERGY_EDGES,))
+        histograms["log_true_energy"] = {"variable": "ln(true_energy / GeV)", "edges": list(LOG_ENERGY_EDGES), **spectrum}
+    if {"true_energy", "true_eta"} <= set(names):
+        edges = (WIDE_LOG_ENERGY_EDGES, ABS_ETA_EDGES)
+        spectrum = _add_spectra([summary["log_true_energy_abs_eta"] for summary in summaries], edges)
+        histograms["log_true_energy_abs_eta"] = {
+            "variables": ["ln(true_energy / GeV)", "|true_eta|"],
+            "edges": [list(axis) for axis in edges],
+            **spectrum,
         }
     counts = sum((np.array(summary["class_counts"], dtype=np.int64) for summary in summaries), np.int64(0))
     class_counts = dict(zip(config.recipe.labels, np.atleast_1d(counts).tolist(), strict=False))
     return {"statistics": statistics, "histograms": histograms, "class_counts": class_counts}
+
+
+def _add_spectra(parts: Sequence[dict[str, Any]], edges: tuple[Sequence[float], ...]) -> dict[str, Any]:
+    empty = np.zeros(tuple(len(axis) - 1 for axis in edges))
+    return {
+        "counts": sum((np.array(part["counts"]) for part in parts), empty.astype(np.int64)).tolist(),
+        "sum_weights": sum((np.array(part["sum_weights"]) for part in parts), empty).tolist(),
+    }
 
 
 def _clean_up(output: Path, shards: set[str]) -> None:

@@ -18,6 +18,10 @@ QUANTILES = (0.01, 0.05, 0.16, 0.5, 0.84, 0.95, 0.99)
 LOG_ENERGY_EDGES = tuple(round(0.1 * i, 1) for i in range(101))
 "Bins in ln(E/GeV), 1 GeV to 22 TeV; what lies outside counts in the first or the last bin."
 
+WIDE_LOG_ENERGY_EDGES = LOG_ENERGY_EDGES[::2]
+ABS_ETA_EDGES = tuple(0.5 * i for i in range(11))
+"Bins of the spectrum in ln(E/GeV) and |eta|: wide enough to be filled by a small training split."
+
 _BITS = 14
 _SHIFT = np.uint32(32 - _BITS)
 _SIGN = np.uint32(1 << 31)
@@ -35,14 +39,19 @@ def summarise_shard(
         num_classes: Number of labels, 0 without labels.
 
     Returns:
-        Plain values: `columns` {name: moments and histogram}, `log_true_energy`, `pt_mass`, `class_counts`.
+        Plain values: `columns` {name: moments and histogram}, `log_true_energy`, `log_true_energy_abs_eta`, `pt_mass`,
+        `class_counts`.
     """
     summary: dict[str, Any] = {"columns": {}}
     for column in columns:
         if column.role in STATISTICS_ROLES:
             summary["columns"][column.name] = summarise(_values(table, column))
     if "true_energy" in table.column_names:
-        summary["log_true_energy"] = _log_energy_histogram(table)
+        log_energy = _log(table["true_energy"].to_numpy())
+        summary["log_true_energy"] = _spectrum(table, [log_energy], [LOG_ENERGY_EDGES])
+        if "true_eta" in table.column_names:
+            values = [log_energy, np.abs(table["true_eta"].to_numpy())]
+            summary["log_true_energy_abs_eta"] = _spectrum(table, values, [WIDE_LOG_ENERGY_EDGES, ABS_ETA_EDGES])
     labels = table["label"].to_numpy() if num_classes else np.zeros(table.num_rows, np.int32)
     summary["pt_mass"] = _pt_mass_histogram(table, labels, pt_mass_edges, max(num_classes, 1))
     summary["class_counts"] = np.bincount(labels, minlength=num_classes).tolist() if num_classes else []
@@ -140,14 +149,28 @@ def _values(table: pa.Table, column: ColumnSpec) -> np.ndarray:
     return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks]) if chunks else np.zeros(0, np.float32)
 
 
-def _log_energy_histogram(table: pa.Table) -> dict[str, Any]:
-    edges = np.array(LOG_ENERGY_EDGES)
+def _log(values: np.ndarray) -> np.ndarray:
+    """Natural logarithm in float64; minus infinity of zero, which falls into the first bin."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_energy = np.log(table["true_energy"].to_numpy().astype(np.float64))
-    place = np.clip(np.searchsorted(edges, log_energy, side="right") - 1, 0, len(edges) - 2)
-    counts = np.bincount(place, minlength=len(edges) - 1)
-    weights = np.bincount(place, weights=table["weight"].to_numpy(), minlength=len(edges) - 1)
-    return {"counts": counts.tolist(), "sum_weights": weights.tolist()}
+        return np.log(values.astype(np.float64))
+
+
+def bin_place(values: Sequence[np.ndarray], edges: Sequence[Sequence[float]]) -> tuple[np.ndarray, ...]:
+    """Find the bin of each row along each axis, shapes (N,); what lies outside belongs to the first or the last bin."""
+    return tuple(
+        np.clip(np.searchsorted(np.asarray(axis), value, side="right") - 1, 0, len(axis) - 2)
+        for value, axis in zip(values, edges, strict=True)
+    )
+
+
+def _spectrum(table: pa.Table, values: Sequence[np.ndarray], edges: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Count rows and add up event weights in bins of one or more variables."""
+    shape = tuple(len(axis) - 1 for axis in edges)
+    place = np.ravel_multi_index(bin_place(values, edges), shape)
+    size = int(np.prod(shape))
+    counts = np.bincount(place, minlength=size)
+    weights = np.bincount(place, weights=table["weight"].to_numpy(), minlength=size)
+    return {"counts": counts.reshape(shape).tolist(), "sum_weights": weights.reshape(shape).tolist()}
 
 
 def _pt_mass_histogram(

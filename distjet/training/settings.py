@@ -113,9 +113,9 @@ class TrainConfig(Config):
     "From the network's outputs to corrections of constituents."
     loss: LossConfig = LossConfig()
     "What is minimised."
-    weighting: Literal["flat_log_energy", "event", "none"] = "flat_log_energy"
+    weighting: Literal["flat_log_energy", "flat_log_energy_eta", "event", "none"] = "flat_log_energy"
     "flat_log_energy: the training spectrum is flat in ln E_true (weights from the manifest), so that the calibration depends "
-    "little on the spectrum; event: the event weight; none: every jet counts once."
+    "little on the spectrum; flat_log_energy_eta: at every |eta_true|; event: the event weight; none: every jet counts once."
     optimizer: OptimizerConfig = OptimizerConfig()
     "AdamW."
     schedule: ScheduleConfig = ScheduleConfig()

@@ -72,7 +72,7 @@ class CalibrationTask:
         ]
         log_energy_edges = manifest.histogram("log_true_energy")["edges"]
         self.log_energy_range = (log_energy_edges[0], log_energy_edges[-1])
-        self.spectrum = SpectrumTable(manifest, device) if config.weighting == "flat_log_energy" else None
+        self.spectrum = SpectrumTable(manifest, SPECTRA[config.weighting], device) if config.weighting in SPECTRA else None
 
     def build_model(self) -> ConstituentCalibrator:
         """Build the network and wrap it; standardisation constants come from the manifest."""
@@ -94,7 +94,7 @@ class CalibrationTask:
 
     def _weights(self, batch: GraphBatch) -> Tensor:
         if self.spectrum is not None:
-            return self.spectrum(batch.targets["true_energy"])
+            return self.spectrum(batch.targets)
         return batch.weight if self.config.weighting == "event" else torch.ones_like(batch.weight)
 
     def _residual(self, term: _Term, calibrated: Calibrated, batch: GraphBatch) -> tuple[Tensor, Tensor]:
@@ -108,17 +108,23 @@ class CalibrationTask:
         return (predicted / true - 1 if term.is_ratio else predicted - true), valid
 
 
-class SpectrumTable:
-    """Weights that flatten the training spectrum in ln E_true, as a table on the device."""
+SPECTRA = {"flat_log_energy": "log_true_energy", "flat_log_energy_eta": "log_true_energy_abs_eta"}
+"Which histogram of the manifest each weighting makes flat."
 
-    def __init__(self, manifest: Manifest, device: torch.device) -> None:
-        spectrum = flattening_weights(manifest.histogram("log_true_energy"))
-        self.edges = torch.as_tensor(spectrum.edges[1:-1], dtype=torch.float32, device=device)
+
+class SpectrumTable:
+    """Weights that flatten the training spectrum, as a table on the device."""
+
+    def __init__(self, manifest: Manifest, histogram: str, device: torch.device) -> None:
+        spectrum = flattening_weights(manifest.histogram(histogram))
+        self.inner_edges = [torch.as_tensor(axis[1:-1], dtype=torch.float32, device=device) for axis in spectrum.edges]
         self.weights = torch.as_tensor(spectrum.values, dtype=torch.float32, device=device)
 
-    def __call__(self, true_energy: Tensor) -> Tensor:
+    def __call__(self, targets: dict[str, Tensor]) -> Tensor:
         """Weight of each jet, shape (B,)."""
-        return self.weights[torch.bucketize(torch.log(true_energy), self.edges, right=True)]
+        variables = (torch.log(targets["true_energy"]), targets["true_eta"].abs())
+        places = [torch.bucketize(v, edges, right=True) for v, edges in zip(variables, self.inner_edges, strict=False)]
+        return self.weights[tuple(places)]
 
 
 def true_observable(name: str, targets: dict[str, Tensor]) -> Tensor:

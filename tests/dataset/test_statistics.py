@@ -61,6 +61,10 @@ def test_histograms_count_every_training_jet(dataset):
     expected, _ = np.histogram(np.log(table["true_energy"].to_numpy().astype(np.float64)), bins=histogram["edges"])
     assert histogram["counts"] == expected.tolist()
     assert sum(histogram["sum_weights"]) == pytest.approx(table["weight"].to_numpy().sum())
+    values = [np.log(table["true_energy"].to_numpy().astype(np.float64)), np.abs(table["true_eta"].to_numpy())]
+    plane = dataset.histogram("log_true_energy_abs_eta")
+    expected, _, _ = np.histogram2d(*values, bins=plane["edges"])
+    np.testing.assert_array_equal(plane["counts"], expected)
     pt_mass = dataset.histogram("pt_mass")
     expected, _, _ = np.histogram2d(table["jet_pt"].to_numpy(), table["jet_mass"].to_numpy(), bins=pt_mass["edges"])
     np.testing.assert_array_equal(pt_mass["counts"], expected)

@@ -50,10 +50,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(toy_dataset: Manifest) -> Non
     assert sums.weight.item() == pytest.approx(w.sum().item(), rel=1e-6)
 
 
+def targets_of(manifest: Manifest) -> dict[str, torch.Tensor]:
+    batches = list(JetStream(manifest, "train"))
+    return {name: torch.cat([batch.targets[name] for batch in batches]) for name in ("true_energy", "true_eta")}
+
+
 def test_the_spectrum_is_flat_in_log_energy_after_weighting(toy_dataset: Manifest) -> None:
     task = CalibrationTask(config(toy_dataset), toy_dataset, CPU)
-    energies = torch.cat([b.targets["true_energy"] for b in JetStream(toy_dataset, "train")])
-    weights = task.spectrum(energies).double().numpy()
+    targets = targets_of(toy_dataset)
+    energies = targets["true_energy"]
+    weights = task.spectrum(targets).double().numpy()
     edges = np.array(toy_dataset.histogram("log_true_energy")["edges"])
     counts, _ = np.histogram(np.log(energies.double().numpy()), edges)
     summed, _ = np.histogram(np.log(energies.double().numpy()), edges, weights=weights)
@@ -61,6 +67,20 @@ def test_the_spectrum_is_flat_in_log_energy_after_weighting(toy_dataset: Manifes
     assert len(populated) >= 3
     assert populated.std() / populated.mean() < 0.05
     assert weights.mean() == pytest.approx(1.0, rel=0.02)
+
+
+def test_the_spectrum_is_flat_in_log_energy_at_every_eta(toy_dataset: Manifest) -> None:
+    task = CalibrationTask(config(toy_dataset, "weighting=flat_log_energy_eta"), toy_dataset, CPU)
+    targets = targets_of(toy_dataset)
+    values = [np.log(targets["true_energy"].double().numpy()), targets["true_eta"].abs().double().numpy()]
+    weights = task.spectrum(targets).double().numpy()
+    edges = toy_dataset.histogram("log_true_energy_abs_eta")["edges"]
+    counts, _, _ = np.histogram2d(*values, edges)
+    np.testing.assert_array_equal(counts, toy_dataset.histogram("log_true_energy_abs_eta")["counts"])
+    summed, _, _ = np.histogram2d(*values, edges, weights=weights)
+    populated = summed[counts >= 10]
+    assert len(populated) > 20
+    assert populated.std() / populated.mean() < 0.05
 
 
 def test_a_term_of_weight_zero_is_off(toy_dataset: Manifest) -> None:
