@@ -1,8 +1,8 @@
 """Which weight makes the training jets flat in the logarithm of their true energy, or in it and |eta|?
 
-A steeply falling spectrum would otherwise let the lowest energies decide everything. The weight of a jet is one over the number of
-training jets in its bin, normalised to a mean of one over all training jets. Sparse bins are capped: a few jets with huge weights
-would make the gradient noisy without adding information.
+A steeply falling spectrum would otherwise let the lowest energies decide everything. The weight of a jet is one over the number
+of training jets in its bin, normalised to a mean of one over all training jets. Sparse bins are capped: a few jets with huge
+weights would make the gradient noisy without adding information.
 """
 
 from collections.abc import Mapping
