@@ -1,6 +1,6 @@
 """How fast are the triangulation and the stages of `distjet prepare`? Prints one JSON object.
 
-    python benchmarks/prepare.py [--graphs 3000] [--jets 20000] [--ntuples FOLDER]
+    python -m benchmarks.prepare [--graphs 3000] [--jets 20000] [--ntuples FOLDER]
 
 Times are CPU seconds of this process (one core). The jets of the second part are random, in the format of `distjet simulate`,
 unless a folder of ntuples is given.
@@ -9,7 +9,6 @@ unless a folder of ntuples is given.
 import argparse
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.spatial import Delaunay
 
-PROJECT = Path(__file__).parents[1]
-sys.path.insert(0, str(PROJECT))
-
-
-from distjet.config import load  # noqa: E402
-from distjet.dataset.graphs import GRID, delaunay_edges  # noqa: E402
-from distjet.dataset.prepare import prepare  # noqa: E402
-from distjet.dataset.recipe import PrepareConfig  # noqa: E402
+from distjet.config import load
+from distjet.dataset.graphs import GRID, delaunay_edges
+from distjet.dataset.prepare import prepare
+from distjet.dataset.recipe import PrepareConfig
 
 
 def cpu_seconds(function: Callable[[], Any], repeat: int) -> float:
@@ -80,7 +75,7 @@ def measure_prepare(ntuples: Path, output: Path) -> dict[str, Any]:
         return iter(results)
 
     for name in ("warm", "measured"):
-        config = load(PrepareConfig, [PROJECT / "conf/dataset/distjet.yaml"], [f"inputs={ntuples}", f"output={output / name}"])
+        config = load(PrepareConfig, ["conf/dataset/distjet.yaml"], [f"inputs={ntuples}", f"output={output / name}"])
         start = time.process_time()
         summary = prepare(config, timed)
         total = time.process_time() - start

@@ -9,17 +9,16 @@ from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
 from distjet.dataset.recipe import PrepareConfig
 from distjet.execution import in_process
-from tests.ntuples import write_ntuple
-
-ROOT = Path(__file__).parents[1]
+from tests.dataset.files import PROJECT, write_ntuple
+from tests.ntuples import toy_jets
 
 
 def make_dataset(folder: Path, num_jets: int, *overrides: str) -> Manifest:
-    """Write two ntuples and convert them with the shipped mapping."""
-    for sample in ("toy_A", "toy_B"):
-        write_ntuple(folder / "ntuples" / sample / "jets.root", num_jets // 2, seed=len(sample) + ord(sample[-1]))
+    """Write two ntuples of toy jets and convert them with the shipped mapping."""
+    for seed, sample in enumerate(("toy_A", "toy_B")):
+        write_ntuple(folder / "ntuples" / sample / "jets.root", toy_jets(num_jets // 4, seed))
     places = [f"inputs={folder}/ntuples", f"output={folder}/dataset"]
-    config = load(PrepareConfig, [ROOT / "conf/dataset/distjet.yaml"], [*places, *overrides])
+    config = load(PrepareConfig, [PROJECT / "conf/dataset/distjet.yaml"], [*places, *overrides])
     prepare(config, in_process)
     return Manifest.load(folder / "dataset")
 

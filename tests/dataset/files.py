@@ -37,7 +37,7 @@ def random_ntuple(num_events: int, seed: int, first_event: int = 0) -> dict[str,
         **{name: rng.uniform(0.01, 1, total) for name in CLUSTER_BRANCHES},
     }
     clusters = {name: values.astype(np.float32) for name, values in clusters.items()}
-    pt, eta, phi, mass = _summed(clusters, counts, axis_eta, axis_phi)
+    pt, eta, phi, mass = summed(clusters, counts, axis_eta, axis_phi)
     event = first_event + np.repeat(np.arange(num_events), 2)
     jets = {
         "runNumber": np.full(num_jets, 3, np.int32),
@@ -60,7 +60,7 @@ def random_ntuple(num_events: int, seed: int, first_event: int = 0) -> dict[str,
     return jets | {"clus": ak.zip({name: ak.unflatten(values, counts) for name, values in clusters.items()})}
 
 
-def _summed(
+def summed(
     clusters: Mapping[str, np.ndarray], counts: np.ndarray, axis_eta: np.ndarray, axis_phi: np.ndarray
 ) -> list[np.ndarray]:
     """Add four-momenta per jet; an empty jet keeps its axis."""

@@ -1,0 +1,87 @@
+"""The verbs in a row, as a user runs them: through the command line, on real Dask workers."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from distjet.run_directory import read_json
+
+ROOT = Path(__file__).parents[1]
+TINY = ["simulate.events_per_task=40", "simulate.pileup.library_events=60", "simulate.generator.cross_section_trials=1000"]
+SLICES = [f"simulate.samples.dijet_JZ{n}.num_events=80" for n in (1, 2, 3, 4)]
+SHORT = ["train.num_epochs=2", "train.response.min_entries=5", "train.response.min_entries_drawn=5"]
+EASY = ["evaluate.response.min_entries=5", "evaluate.response.min_entries_drawn=5"]
+
+
+def distjet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from distjet.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+
+def hashes(folder: Path, pattern: str) -> dict[str, str]:
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob(pattern))}
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_quickstart_ends_with_a_table_a_report_and_metrics(tmp_path: Path) -> None:
+    command = ["quickstart", f"output={tmp_path}", "train.resources.num_workers=0", *TINY, *SLICES, *SHORT, *EASY]
+    result = distjet(*command)
+    assert result.returncode == 0, result.stderr
+    assert "energy response: raw → calibrated" in result.stdout
+    assert str(tmp_path / "evaluate" / "report.html") in result.stdout + result.stderr
+    metrics = read_json(tmp_path / "evaluate" / "metrics.json")
+    for method in ("raw", "calibrated"):
+        for key in ("max_abs_bias", "mean_abs_bias", "mean_resolution"):
+            assert 0 <= metrics["energy_response"][method][key] < 1
+    manifest = read_json(tmp_path / "dataset" / "manifest.json")
+    test_rows = pq.read_table(tmp_path / "evaluate" / "predictions.parquet").num_rows
+    assert metrics["num_jets_total"] == test_rows == manifest["rows"]["test"]
+    assert metrics["provenance"]["dataset_fingerprint"] == manifest["fingerprint"]
+    for item in [manifest, *manifest["inputs"]]:
+        accounting = item["accounting"]
+        assert accounting["read"] == accounting["rows"] + accounting["cut"] + accounting["quarantined"]
+    assert manifest["accounting"]["read"] > 500
+    again = distjet(*command)
+    assert again.returncode == 0
+    assert "is finished; nothing to do" in again.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_one_worker_and_two_workers_write_the_same_bytes(tmp_path: Path) -> None:
+    for workers in ("1", "2"):
+        ntuples, dataset = tmp_path / workers / "ntuples", tmp_path / workers / "dataset"
+        where = f"tasks.num_workers={workers}"
+        simulated = distjet("simulate", "conf/simulation/tiny.yaml", f"output={ntuples}", where)
+        assert simulated.returncode == 0, simulated.stderr
+        shards = ["rows_per_shard=100", "row_group_size=20", "recipe.cuts.isolated=null", "entries_per_task=100"]
+        prepared = distjet("prepare", "conf/dataset/distjet.yaml", f"inputs={ntuples}", f"output={dataset}", where, *shards)
+        assert prepared.returncode == 0, prepared.stderr
+    files = hashes(tmp_path / "1", "*.root") | hashes(tmp_path / "1", "*.parquet")
+    assert sum(name.endswith(".root") for name in files) == 4
+    assert sum(name.endswith(".parquet") for name in files) >= 3
+    assert files == hashes(tmp_path / "2", "*.root") | hashes(tmp_path / "2", "*.parquet")
+    fingerprints = {read_json(tmp_path / w / "dataset" / "manifest.json")["fingerprint"] for w in ("1", "2")}
+    assert len(fingerprints) == 1
+
+
+def test_a_wheel_carries_the_configurations(tmp_path: Path) -> None:
+    """What is shipped beside the package is found in a wheel, too: the paths of pyproject.toml exist."""
+    import tomllib
+
+    from distjet.config import find_file
+
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"conf": "distjet/conf"}
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        assert find_file(Path("conf/quickstart/quickstart.yaml")).is_file()
+    finally:
+        os.chdir(here)
