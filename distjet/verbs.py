@@ -221,7 +221,7 @@ def _provenance(config: EvaluateVerb) -> dict[str, Any]:
         "train_seed": training.seed,
         "prepare_seed": manifest.content["config"]["seed"],
         "best_epoch": metrics["best_epoch"],
-        "config": training.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
     }
 
 

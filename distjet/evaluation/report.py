@@ -80,6 +80,7 @@ def evaluate_predictions(
     metrics = {
         **summarise(table, config),
         "evaluation": {"predictions": str(predictions), **config.model_dump(mode="json")},
+        "dataset_fingerprint": provenance.get("dataset_fingerprint"),
         "provenance": dict(provenance),
     }
     plots = make_plots(table, metrics, config)
@@ -113,8 +114,7 @@ def render_report(metrics: Mapping[str, Any], plots: list[Plot], config: Respons
             html.heading("Definitions"),
             html.definitions(_definitions(config)),
             html.paragraph(REFERENCES, "note"),
-            html.heading("Configuration of the evaluation"),
-            html.facts(flatten(contents["evaluation"])),
+            *_configuration_sections(contents),
         ],
     )
 
@@ -152,8 +152,16 @@ def _identity_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("jets evaluated", thousands(metrics["num_jets"])),
         ("methods", ", ".join(metrics["methods"])),
         ("weighting", weighting),
-        *flatten(metrics["provenance"]),
+        *((name, value) for name, value in metrics["provenance"].items() if not isinstance(value, Mapping)),
     ]
+
+
+def _configuration_sections(metrics: Mapping[str, Any]) -> list[str]:
+    """What is long comes last: the settings of the evaluation, and each nested part of the provenance."""
+    parts = {"Configuration of the evaluation": metrics["evaluation"]}
+    nested = {name: value for name, value in metrics["provenance"].items() if isinstance(value, Mapping)}
+    parts |= {f"Provenance: {name}": value for name, value in nested.items()}
+    return [part for title, content in parts.items() for part in (html.heading(title), html.facts(flatten(content)))]
 
 
 def _rapidity_section(metrics: Mapping[str, Any]) -> list[str]:

@@ -21,8 +21,8 @@ class LossConfig(Config):
     "Acts on E / E_true - 1; null: no such term."
     mass: component_type("loss", LOSSES, "lgk", optional=True) = None  # type: ignore[valid-type]
     "Acts on m / m_true - 1, for jets with a true mass above min_true_mass_gev; null: no such term."
-    rapidity: component_type("loss", LOSSES, "mse", optional=True) = MseConfig(weight=10.0)  # type: ignore[valid-type]
-    "Acts on y - y_true; null: no such term."
+    rapidity: component_type("loss", LOSSES, "mse", optional=True) = MseConfig(weight=300.0)  # type: ignore[valid-type]
+    "Acts on y - y_true, whose squares are of the order 1e-4; null: no such term."
     min_true_mass_gev: float = Field(default=2.0, gt=0)
     "Jets below have no mass term: the ratio to a vanishing mass is noise."
 
