@@ -48,8 +48,9 @@ lint: .venv/ready-dev ## ruff, mypy, import-linter, codespell
 format: .venv/ready-dev ## let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-figures: .venv/ready-run ## make the figures of docs/ from outputs/quickstart
-	@$(BIN)/python -m benchmarks.docs_figures
+figures: quickstart ## renew the figures of the README from the quickstart's report
+	@mkdir -p docs/figures
+	@cp outputs/quickstart/evaluate/plots/energy_scale.png outputs/quickstart/evaluate/plots/energy_resolution.png docs/figures/
 
 bench-%: .venv/ready-dev ## bench-NAME: run benchmarks/NAME.py, which prints one JSON object
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*)
