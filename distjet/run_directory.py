@@ -4,28 +4,44 @@ A run's identity is the hash of its configuration without resources and paths, s
 same run. Files appear under their final name only when complete: written beside it, synced, renamed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distjet.errors import ConfigError
 
 IDENTITY_FILE = "identity.json"
+LOCK_FILE = ".lock"
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    with appearing_whole(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it becomes `path` when the block ends, synced and in one go.
+
+    If the block raises, the temporary file is removed and `path` stays what it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(data.encode() if isinstance(data, str) else data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -56,6 +72,11 @@ def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
         ConfigError: If the directory holds the output of another verb or another configuration.
     """
     marker = output / IDENTITY_FILE
+    found_files = [] if marker.exists() or not output.is_dir() else sorted(p.name for p in output.iterdir())
+    if strangers := [name for name in found_files if not name.startswith(".")]:
+        raise ConfigError(
+            f"{output} holds files that no run of distjet wrote ({strangers[0]}, ...); choose an empty output=..."
+        )
     wanted: dict[str, Any] = {"verb": verb, "identity": identity_hash(identity), "config": dict(identity)}
     if not marker.exists():
         write_json(marker, wanted)
@@ -68,6 +89,26 @@ def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
         f"{output} holds the output of another `distjet {found['verb']}` (different: {changed}). "
         "Choose another output=..., or remove that directory."
     )
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep other processes out of a run's directory for the time of the block; the lock goes with the process.
+
+    Raises:
+        ConfigError: If another process is writing there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / LOCK_FILE).open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise ConfigError(f"{output} is being written by another process ({handle.read().strip()})") from None
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield
 
 
 def differing_keys(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -16,9 +16,8 @@ import distjet
 from distjet.cluster.settings import TasksConfig
 from distjet.config import Config, load
 from distjet.dataset.recipe import PrepareConfig
-from distjet.errors import DataError
 from distjet.evaluation.config import ResponseConfig
-from distjet.run_directory import claim, write_atomically
+from distjet.run_directory import IDENTITY_FILE, claim, locked, read_json, write_atomically
 from distjet.simulation.samples import SimulateConfig
 from distjet.training.settings import TrainConfig
 
@@ -105,9 +104,9 @@ def simulate(config: SimulateVerb) -> dict[str, Any]:
     from distjet.cluster.dask import executor
     from distjet.simulation.simulate import simulate as run
 
-    with executor(config.tasks) as execute:
+    with locked(config.output), executor(config.tasks) as execute:
         result = run(_narrow(config, SimulateConfig), execute)
-    _save_config(config)
+        _save_config(config)
     logger.info("ntuples in %s", config.output)
     return result
 
@@ -117,9 +116,8 @@ def prepare(config: PrepareVerb) -> dict[str, Any]:
     from distjet.cluster.dask import executor
     from distjet.dataset.prepare import prepare as run
 
-    with executor(config.tasks) as execute:
+    with locked(config.output), executor(config.tasks) as execute:
         result = run(_narrow(config, PrepareConfig), execute)
-    _save_config(config)
     logger.info("dataset in %s: %s", config.output, result["accounting"])
     return result
 
@@ -128,7 +126,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """Train a model."""
     from distjet.cluster.train import train as run
 
-    result = run(config)
+    with locked(config.output):
+        result = run(config)
     best = result["best"]
     logger.info(
         "best epoch %d: mean |closure| %.2f %%, resolution %.4f; model in %s",
@@ -145,10 +144,14 @@ def evaluate(config: EvaluateVerb) -> dict[str, Any]:
     from distjet.evaluation.report import evaluate_predictions
 
     provenance = _provenance(config)
-    claim(config.output, "evaluate", _identity(config, provenance))
-    predictions = config.predictions or _predict(config)
-    result = evaluate_predictions(predictions, config.response, provenance, config.output)
-    _save_config(config)
+    with locked(config.output):
+        claim(config.output, "evaluate", _identity(config, provenance))
+        if (finished := config.output / "metrics.json").is_file():
+            logger.info("%s is finished; nothing to do", config.output)
+            return read_json(finished)
+        predictions = config.predictions or _predict(config)
+        _save_config(config)
+        result = evaluate_predictions(predictions, config.response, provenance, config.output)
     logger.info("report: %s", config.output / "report.html")
     return result
 
@@ -189,8 +192,6 @@ def _predict(config: EvaluateVerb) -> Path:
 
 def _identity(config: EvaluateVerb, provenance: dict[str, Any]) -> dict[str, Any]:
     """What defines an evaluation: its settings, and the data and training (or the table) behind it."""
-    from distjet.run_directory import IDENTITY_FILE, read_json
-
     content = config.model_dump(mode="json", include={"split", "response", "predictions"})
     if config.run is not None:
         content |= {"training": read_json(config.run / IDENTITY_FILE)["identity"]}
@@ -199,19 +200,14 @@ def _identity(config: EvaluateVerb, provenance: dict[str, Any]) -> dict[str, Any
 
 def _provenance(config: EvaluateVerb) -> dict[str, Any]:
     """What the numbers came from: data, configuration, code and seeds."""
-    from distjet.run_directory import read_json
-
     content: dict[str, Any] = {"distjet_version": distjet.__version__, "git_commit": _git_commit()}
     if config.predictions is not None:
         return content | {"predictions": str(config.predictions)}
     assert config.run is not None
     from distjet.dataset.manifest import Manifest
-    from distjet.training.inference import load_run
+    from distjet.training.inference import load_run, read_metrics
 
-    training = load_run(config.run)
-    if not (config.run / "metrics.json").is_file():
-        raise DataError(f"{config.run} is not finished; run `distjet train` with its configuration again")
-    metrics = read_json(config.run / "metrics.json")
+    training, metrics = load_run(config.run), read_metrics(config.run)
     manifest = Manifest.load(config.dataset or training.dataset)
     return content | {
         "dataset": str(manifest.path),

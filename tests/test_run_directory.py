@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distjet.errors import ConfigError
-from distjet.run_directory import claim, identity_hash, write_atomically, write_json
+from distjet.run_directory import claim, identity_hash, locked, write_atomically, write_json
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -38,6 +41,24 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_with_files_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"holds files that no run of distjet wrote \(thesis.tex"):
+        claim(tmp_path, "train", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_locked_directory_keeps_other_processes_out(tmp_path: Path) -> None:
+    code = (
+        f"from pathlib import Path; from distjet.run_directory import locked\nwith locked(Path({str(tmp_path)!r})): print('in')"
+    )
+    command = [sys.executable, "-c", code]
+    with locked(tmp_path):
+        kept_out = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"is being written by another process (process {os.getpid()} on" in kept_out.stderr
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
 
 
 def test_claim_lets_the_same_run_in_and_keeps_others_out(tmp_path: Path) -> None:

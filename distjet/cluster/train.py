@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,12 +22,13 @@ from distjet.config import validate
 from distjet.dataset.manifest import Manifest
 from distjet.errors import ConfigError, UserError
 from distjet.ranks import SINGLE, RankInfo
-from distjet.run_directory import claim, read_json, write_atomically
+from distjet.run_directory import claim, read_json, write_atomically, write_json
 from distjet.training.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 STOP_FILE = "stop"
+FAILURE_FILE = "failure.json"
 
 
 class Stopped(Exception):
@@ -59,10 +59,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         logger.info("%s is finished; nothing to do", config.output)
         return read_json(metrics)
     write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    (config.output / STOP_FILE).unlink(missing_ok=True)
+    for leftover in (STOP_FILE, FAILURE_FILE):
+        (config.output / leftover).unlink(missing_ok=True)
     run = _in_process if config.resources.num_workers == 0 else _on_ray
     with show(config.output):
         received = run(config)
+    if (failure := config.output / FAILURE_FILE).is_file():
+        raise UserError(read_json(failure)["message"])
     if not metrics.is_file():
         if received:
             raise Stopped(received[0])
@@ -71,7 +74,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def run_worker(config: TrainConfig, ranks: RankInfo, report: Callable[[dict[str, float]], None]) -> None:
-    """Train in the calling process, as one of `ranks.world_size`."""
+    """Train in the calling process, as one of `ranks.world_size`.
+
+    A problem of the user is written down before it is raised: where workers are started again after a failure, they find it and
+    leave at once, because trying again would not help.
+    """
     import torch
 
     from distjet.training.loop import Interrupted, Trainer
@@ -81,11 +88,16 @@ def run_worker(config: TrainConfig, ranks: RankInfo, report: Callable[[dict[str,
     if use_gpu:
         torch.cuda.set_device(device)
     torch.set_num_threads(config.resources.cpus_per_worker)
-    stop = config.output / STOP_FILE
+    stop, failure = config.output / STOP_FILE, config.output / FAILURE_FILE
+    if failure.exists():
+        return
     try:
         Trainer(config, ranks, device, report, should_stop=stop.exists).fit()
     except Interrupted as interruption:
         logger.info("%s", interruption)
+    except UserError as error:
+        write_json(failure, {"message": str(error), "world_rank": ranks.world_rank})
+        raise
 
 
 def _in_process(config: TrainConfig) -> list[int]:
@@ -108,14 +120,13 @@ def _on_ray(config: TrainConfig) -> list[int]:
     are installed after it has connected, and the trainer is fitted in another thread.
     """
     # entered in this order: the handlers must come after the connection
-    with cluster(config), _stop_on_signal(config.output / STOP_FILE) as received, ThreadPoolExecutor(1) as thread:
+    with cluster(config) as is_own, _stop_on_signal(config.output / STOP_FILE) as received:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError
 
         resources = config.resources
-        use_gpu = _use_gpu(config, ray.cluster_resources())
+        use_gpu = _use_gpu(config, ray.cluster_resources(), is_own_cluster=is_own)
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config=config.model_dump(mode="json") | {"resources": {**resources.model_dump(), "use_gpu": use_gpu}},
@@ -131,11 +142,29 @@ def _on_ray(config: TrainConfig) -> list[int]:
                 failure_config=FailureConfig(max_failures=resources.max_failures),
             ),
         )
-        try:
-            thread.submit(trainer.fit).result()
-        except TrainingFailedError as error:
-            _raise_cause(error)
+        error = _run_in_thread(trainer.fit)
+    if error is not None and not (config.output / FAILURE_FILE).is_file():
+        raise error
     return received
+
+
+def _run_in_thread(function: Callable[[], Any]) -> BaseException | None:
+    """Run a function in a daemon thread, which a second signal in the main thread leaves behind; return its exception."""
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:  # handed to the caller, who raises it
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    thread = threading.Thread(target=run, name="distjet-ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.5)
+    return outcome[0]
 
 
 def _ray_worker(plain: Mapping[str, Any]) -> None:
@@ -147,65 +176,60 @@ def _ray_worker(plain: Mapping[str, Any]) -> None:
     run_worker(validate(TrainConfig, dict(plain)), from_ray(), report=lambda metrics: ray_train.report(dict(metrics)))
 
 
-def _raise_cause(error: Exception) -> None:
-    """Raise the user's problem that made workers fail, if it is one; else Ray's own error with all tracebacks."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause from error
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    raise error
-
-
 @contextmanager
-def cluster(config: TrainConfig) -> Iterator[None]:
-    """Connect to the Ray cluster that is wanted, or start one on this machine for the time of the run."""
+def cluster(config: TrainConfig) -> Iterator[bool]:
+    """Connect to the Ray cluster that is wanted, or start one on this machine for the time of the run.
+
+    Yields:
+        Whether the cluster is this machine alone.
+    """
     import ray
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
-        yield
+        yield False
         return
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        needed = config.resources.num_workers * config.resources.cpus_per_worker
         ray.init(
             address="local",
-            num_cpus=max(needed, os.cpu_count() or 1),
+            num_cpus=max(os.cpu_count() or 1, 2),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
     try:
-        yield
+        yield not address
     finally:
         ray.shutdown()
 
 
-def _use_gpu(config: TrainConfig, available: Mapping[str, float]) -> bool:
-    """Decide on GPUs from what the cluster has.
+def _use_gpu(config: TrainConfig, available: Mapping[str, float], *, is_own_cluster: bool) -> bool:
+    """Decide on GPUs from what the cluster has; a cluster that was joined may grow when workers are asked for.
 
     Raises:
-        ConfigError: If the cluster cannot hold the workers.
+        ConfigError: If the cluster cannot hold the workers, or it is not known whether it will have GPUs.
     """
     resources = config.resources
-    num_gpus = int(available.get("GPU", 0))
-    use_gpu = resources.use_gpu if resources.use_gpu is not None else num_gpus > 0
+    num_gpus, num_cpus = int(available.get("GPU", 0)), int(available.get("CPU", 0))
+    if not is_own_cluster:
+        if resources.use_gpu is None and num_gpus == 0:
+            raise ConfigError("the Ray cluster has no GPU now; say resources.use_gpu=true (it will grow) or false (use CPUs)")
+        return num_gpus > 0 if resources.use_gpu is None else resources.use_gpu
+    use_gpu = num_gpus > 0 if resources.use_gpu is None else resources.use_gpu
     if use_gpu and num_gpus < resources.num_workers:
         raise ConfigError(
-            f"{resources.num_workers} workers x 1 GPU requested, the cluster has {num_gpus} GPUs; "
-            f"set resources.num_workers={num_gpus}, resources.use_gpu=false, or start more nodes"
+            f"{resources.num_workers} workers x 1 GPU requested, this machine has {num_gpus} GPUs; "
+            f"set resources.use_gpu=false{f' or resources.num_workers={num_gpus}' if num_gpus else ''}"
         )
-    num_cpus = int(available.get("CPU", 0))
     if num_cpus < resources.num_workers * resources.cpus_per_worker:
         raise ConfigError(
-            f"{resources.num_workers} workers x {resources.cpus_per_worker} cores requested, the cluster has {num_cpus}; "
-            "set resources.num_workers or resources.cpus_per_worker lower, or start more nodes"
+            f"{resources.num_workers} workers x {resources.cpus_per_worker} cores requested, this machine has {num_cpus}; "
+            "set resources.num_workers or resources.cpus_per_worker lower"
         )
     return use_gpu
 

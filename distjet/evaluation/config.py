@@ -34,8 +34,8 @@ class EstimatorConfig(Config):
     "Seed of the bootstrap; the same table gives the same errors in any order of its rows."
 
 
-class ResponseConfig(Config):
-    """What `distjet evaluate` measures."""
+class BinsConfig(Config):
+    """Which jets in which bins; shared by the evaluation and by the validation of a training."""
 
     energy_edges_gev: tuple[float, ...] | None = (20, 30, 45, 70, 100, 150, 220, 330, 500, 800, 1300, 2500)
     "Edges of the bins in true jet energy (GeV); null: use num_log_energy_bins."
@@ -49,13 +49,23 @@ class ResponseConfig(Config):
     pt_true_min_gev: Annotated[float, Field(ge=0)] = 20.0
     "Jets below this true pT (GeV) do not enter: there, noise and pileup dominate and jets are lost by the reconstruction."
 
+    min_entries: Annotated[int, Field(ge=10)] = 200
+    "A bin enters the headline numbers if it holds more jets than this."
+
+    @model_validator(mode="after")
+    def _check_edges(self) -> "BinsConfig":
+        for name in ("energy_edges_gev", "abs_eta_edges"):
+            _check_edges(name, getattr(self, name))
+        return self
+
+
+class ResponseConfig(BinsConfig):
+    """What `distjet evaluate` measures."""
+
     mass_true_min_gev: Annotated[float, Field(ge=0)] = 1.0
     "Jets below this true mass (GeV) do not enter the mass response, whose denominator would vanish."
 
-    min_entries: Annotated[int, Field(ge=1)] = 200
-    "A bin enters the headline numbers if it holds more jets than this."
-
-    min_entries_drawn: Annotated[int, Field(ge=1)] = 50
+    min_entries_drawn: Annotated[int, Field(ge=10)] = 50
     "A bin with fewer jets than this is listed, not drawn."
 
     observables: tuple[Literal["energy", "mass", "rapidity"], ...] = ("energy", "mass", "rapidity")
@@ -72,8 +82,6 @@ class ResponseConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "ResponseConfig":
-        for name in ("energy_edges_gev", "abs_eta_edges"):
-            _check_edges(name, getattr(self, name))
         if not self.observables:
             raise ValueError("observables must name at least one of energy, mass, rapidity (got none)")
         if self.methods is not None and (not self.methods or len(set(self.methods)) < len(self.methods)):

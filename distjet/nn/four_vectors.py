@@ -28,8 +28,8 @@ class JetKinematics:
 def sum_constituents(p4: Tensor, batch: Tensor, num_jets: int, factor: Tensor, shift: Tensor) -> JetKinematics:
     """Scale the energy and shift the rapidity of each constituent, and add them up per jet.
 
-    A corrected constituent has energy `factor * E` exactly, rapidity `y + shift`, the same azimuth, and its mass
-    scaled with its energy.
+    A corrected constituent has energy `factor * E` exactly, rapidity `y + shift`, the same azimuth, and the same
+    ratio of mass to transverse mass.
 
     Args:
         p4: Constituents (px, py, pz, energy) in GeV, shape (N, 4).

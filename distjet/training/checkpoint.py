@@ -30,12 +30,15 @@ class CheckpointStore:
         return path
 
     def save_best(self, state: dict[str, Any], epoch: int) -> None:
-        """Replace the best model by that of `epoch`; the old one goes when the new one is complete."""
-        self._write(f"best-{epoch:04d}", state)
-        _remove(self._complete("best")[:-1])
+        """Write the model of `epoch` beside those before it: which one counts is said by the checkpoint that is saved next."""
+        self._write(best_name(epoch), state)
 
-    def newest(self) -> dict[str, Any] | None:
-        """Read the newest checkpoint that is whole, or return None.
+    def forget_best_except(self, epoch: int) -> None:
+        """Remove all best models but that of `epoch`, which a saved checkpoint names."""
+        _remove([path for path in self._complete("best") if path.stem != best_name(epoch)])
+
+    def newest(self) -> bytes | None:
+        """Read the newest checkpoint that is whole, or return None; `decode` turns it into a state.
 
         Raises:
             DataError: If there are checkpoints, and every one of them is damaged.
@@ -43,23 +46,20 @@ class CheckpointStore:
         damaged: list[str] = []
         for path in reversed(self._complete("epoch")):
             try:
-                return read_checkpoint(path)
+                return read_verified(path)
             except DataError as error:
                 damaged.append(str(error))
         if damaged:
             raise DataError("no checkpoint is usable: " + "; ".join(damaged))
         return None
 
-    def best(self) -> dict[str, Any]:
-        """Read the best model.
+    def best(self, epoch: int) -> dict[str, Any]:
+        """Read the best model, that of `epoch` (counted from 0).
 
         Raises:
-            DataError: If there is none, or it is damaged.
+            DataError: If it is absent or damaged.
         """
-        complete = self._complete("best")
-        if not complete:
-            raise DataError(f"{self.directory} holds no best model; has `distjet train` finished an epoch there?")
-        return read_checkpoint(complete[-1])
+        return decode(read_verified(self.directory / f"{best_name(epoch)}.pt"))
 
     def _complete(self, kind: str) -> list[Path]:
         return [meta.with_suffix(".pt") for meta in sorted(self.directory.glob(f"{kind}-*.json"))]
@@ -74,8 +74,18 @@ class CheckpointStore:
         return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, if it is what was written.
+def best_name(epoch: int) -> str:
+    """Name of the file of a best model, without suffix."""
+    return f"best-{epoch:04d}"
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Turn the bytes of a checkpoint into a state on the CPU; tensors and plain values alone are accepted."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def read_verified(path: Path) -> bytes:
+    """Read the bytes of a checkpoint, if they are what was written.
 
     Raises:
         DataError: If the file or its JSON is absent, or the hash differs.
@@ -85,7 +95,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     if xxhash.xxh3_128_hexdigest(data) != read_json(_meta_path(path))["xxh3_128"]:
         raise DataError(f"checkpoint {path} is damaged: its hash is not the one that was written")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return data
 
 
 def _remove(paths: list[Path]) -> None:

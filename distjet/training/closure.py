@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distjet.evaluation.config import ResponseConfig
+from distjet.errors import UserError
+from distjet.evaluation.config import BinsConfig
 from distjet.evaluation.response import closure_from_histograms
 from distjet.ranks import RankInfo
 from distjet.training.parallel import all_reduce_sum
@@ -20,20 +21,21 @@ MAX_RESPONSE = 4.0
 class ResponseHistogram:
     """Counts of jets in (true energy, |eta|, response); jets below the pT threshold are left out."""
 
-    def __init__(self, config: ResponseConfig, log_energy_range: tuple[float, float], device: torch.device) -> None:
+    def __init__(self, config: BinsConfig, energy_range_gev: tuple[float, float], device: torch.device) -> None:
         """Lay out the bins.
 
         Args:
             config: Edges in true energy and |eta|.
-            log_energy_range: Range of ln(E_true / GeV), used where the configuration asks for bins by number.
+            energy_range_gev: Lowest and highest true energy, used where the configuration asks for bins by number.
             device: Where the counts live.
         """
         self.config = config
-        energy_edges = config.energy_edges_gev or np.exp(np.linspace(*log_energy_range, config.num_log_energy_bins + 1))
+        energy_edges = config.energy_edges_gev or np.geomspace(*energy_range_gev, config.num_log_energy_bins + 1)
         self.energy_edges = torch.tensor(list(energy_edges), device=device, dtype=torch.float32)
         self.eta_edges = torch.tensor(config.abs_eta_edges, device=device, dtype=torch.float32)
         self.num_bins = (len(self.energy_edges) - 1) * (len(self.eta_edges) - 1)
         self.counts = torch.zeros(self.num_bins * NUM_RESPONSE_BINS, dtype=torch.float64, device=device)
+        self.num_not_finite = torch.zeros(1, dtype=torch.float64, device=device)
 
     def fill(self, response: Tensor, targets: dict[str, Tensor]) -> None:
         """Add jets with the given response (1), shape (B,)."""
@@ -42,12 +44,21 @@ class ResponseHistogram:
         num_energy, num_eta = len(self.energy_edges) - 1, len(self.eta_edges) - 1
         inside = (energy >= 0) & (energy < num_energy) & (eta >= 0) & (eta < num_eta)
         inside &= targets["true_pt"] > self.config.pt_true_min_gev
+        finite = torch.isfinite(response)
+        self.num_not_finite += (~finite).sum()
         row = (energy * num_eta + eta).clamp(0, self.num_bins - 1)
-        column = (response.float() / MAX_RESPONSE * NUM_RESPONSE_BINS).long().clamp(0, NUM_RESPONSE_BINS - 1)
+        place = torch.where(finite, response, 0.0).float() * (NUM_RESPONSE_BINS / MAX_RESPONSE)
+        column = place.long().clamp(0, NUM_RESPONSE_BINS - 1)
         self.counts.index_add_(0, row * NUM_RESPONSE_BINS + column, inside.double())
 
     def closure(self, ranks: RankInfo) -> dict[str, float]:
-        """Add the counts of all processes and estimate scale and resolution in every bin."""
+        """Add the counts of all processes and estimate scale and resolution in every bin.
+
+        Raises:
+            UserError: If a response was not finite, on any process.
+        """
+        if num_bad := int(all_reduce_sum(self.num_not_finite.clone(), ranks).item()):
+            raise UserError(f"the calibrated energy of {num_bad} validation jets is not finite; lower optimizer.lr")
         counts = all_reduce_sum(self.counts.clone(), ranks).cpu().numpy().reshape(self.num_bins, NUM_RESPONSE_BINS)
         centres = (np.arange(NUM_RESPONSE_BINS) + 0.5) * (MAX_RESPONSE / NUM_RESPONSE_BINS)
-        return closure_from_histograms(counts, centres, self.config.min_entries, self.config.estimator)
+        return closure_from_histograms(counts, centres, self.config.min_entries)

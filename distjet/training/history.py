@@ -60,4 +60,4 @@ class History:
         self.seconds += seconds
 
     def _write(self, rows: list[dict[str, float]]) -> None:
-        write_atomically(self.file, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.file, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

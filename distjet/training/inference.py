@@ -4,6 +4,7 @@ The evaluation works from this table alone, so it can compare any methods, distj
 """
 
 from collections.abc import Iterator
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from distjet.dataset.stream import JetStream, StreamConfig
 from distjet.errors import DataError
 from distjet.models.calibrator import Calibrated, ConstituentCalibrator
 from distjet.nn.four_vectors import JetKinematics, rapidity_of, sum_constituents
+from distjet.run_directory import appearing_whole, read_json
 from distjet.training.checkpoint import CheckpointStore
-from distjet.training.settings import TrainConfig
-from distjet.training.task import TARGETS, build_calibrator
+from distjet.training.settings import METRICS_FILE, TrainConfig
+from distjet.training.task import TARGETS, build_calibrator, feature_columns
 
 IDENTIFIERS = ("run", "event", "jet_index", "sample")
 
@@ -38,20 +40,32 @@ def load_run(run: Path) -> TrainConfig:
     return validate(TrainConfig, yaml.safe_load(path.read_text()))
 
 
+def read_metrics(run: Path) -> dict[str, Any]:
+    """Read the metrics of a finished training.
+
+    Raises:
+        DataError: If it is not finished.
+    """
+    if not (run / METRICS_FILE).is_file():
+        raise DataError(f"{run} is not finished; run `distjet train` with its configuration again")
+    return read_json(run / METRICS_FILE)
+
+
 def load_model(run: Path, config: TrainConfig, manifest: Manifest) -> ConstituentCalibrator:
     """Build the calibrator of a run for a dataset, with the weights of its best epoch.
 
     Raises:
         DataError: If the weights are absent or damaged, or do not fit the dataset's features.
     """
-    trained_on = Manifest.load(config.dataset)
-    for role in ("node", "graph"):
-        if manifest.names(role) != trained_on.names(role):
-            raise DataError(
-                f"{manifest.path} has the {role} features {manifest.names(role)}; {run} was trained on {trained_on.names(role)}"
-            )
-    model = build_calibrator(config, trained_on)
-    model.load_state_dict(CheckpointStore(run / "checkpoints").best()["model"])
+    best = CheckpointStore(run / "checkpoints").best(read_metrics(run)["best_epoch"] - 1)
+    here = feature_columns(manifest)
+    for role, columns in best["features"].items():
+        if here[role] != columns:
+            differing = [f"{a} (trained on {b})" for a, b in zip_longest(here[role], columns) if a != b]
+            raise DataError(f"{manifest.path} has other {role} features than {run} was trained on: {differing[0]}")
+    unit = {role: [(0.0, 1.0)] * len(columns) for role, columns in best["features"].items()}
+    model = build_calibrator(config, unit)  # the constants come with the weights
+    model.load_state_dict(best["model"])
     return model.eval()
 
 
@@ -73,14 +87,12 @@ def write_predictions(run: Path, dataset: Path, split: str, output: Path, batch_
     columns = (*IDENTIFIERS, "weight", *manifest.names("spectator"))
     stream = JetStream(manifest, split, StreamConfig(batch_size=batch_size, shuffle=False, row_columns=columns))
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
     tables = _tables(model, stream)
     first = next(tables)
-    with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-        writer.write_table(first)
-        for table in tables:
+    with appearing_whole(output) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
             writer.write_table(table)
-    return temporary.replace(output)
+    return output
 
 
 def _tables(model: ConstituentCalibrator, stream: JetStream) -> Iterator[pa.Table]:

@@ -24,17 +24,15 @@ from distjet.errors import UserError
 from distjet.ranks import RankInfo
 from distjet.run_directory import write_json
 from distjet.training import parallel
-from distjet.training.checkpoint import CheckpointStore
+from distjet.training.checkpoint import CheckpointStore, decode
 from distjet.training.closure import ResponseHistogram
 from distjet.training.history import History
 from distjet.training.optim import build_optimizer, build_schedule
 from distjet.training.progress import Progress, ProgressWriter
-from distjet.training.settings import TrainConfig
-from distjet.training.task import CalibrationTask
+from distjet.training.settings import METRICS_FILE, TrainConfig
+from distjet.training.task import CalibrationTask, feature_columns
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"
 
 CHECK_EVERY_STEPS = 20
 "Steps between looks at the host: interruption, non-finite loss, progress."
@@ -93,7 +91,7 @@ class Trainer:
         self.history = History(config.output)
         self.progress = ProgressWriter(config.output, ranks.is_main)
         self.state = EpochState()
-        self.last_checkpoint_s = time.monotonic()
+        self.last_checkpoint_s = self.clock_s = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one.
@@ -119,10 +117,11 @@ class Trainer:
     def _train_epoch(self) -> dict[str, float]:
         stream = self.streams["train"]
         self.parallel_model.train()
-        sums = torch.zeros(len(self.task.terms) + 2, dtype=torch.float64, device=self.device)
+        sums = self._zeros()
         if self.state.sums and self.ranks.is_main:
             sums += torch.tensor(self.state.sums, dtype=torch.float64, device=self.device)
         first, started = stream.step, time.monotonic()
+        self._start_clock()
         for batch in stream:
             self._seed(stream.epoch, stream.step)
             sums += self._step(batch.to(self.device))
@@ -130,32 +129,33 @@ class Trainer:
                 seconds = time.monotonic() - started
                 self._look(sums, stream, rate=(stream.step - first) * self.config.batch_size / max(seconds, 1e-9))
         self.state.sums = []
-        self.history.add_time(time.monotonic() - started)
+        self._stop_clock()
         return self._averages("train", sums)
 
     def _step(self, batch: GraphBatch) -> Tensor:
-        """Make one step; return the sums of loss, terms and weights of this process."""
+        """Make one step; return this process's sums of loss, terms and weights, and the norm of the gradient."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             calibrated = self.parallel_model(batch)
         sums = self.task.loss(calibrated, batch)
         global_weight = parallel.all_reduce_sum(sums.weight.clone(), self.ranks)
         (sums.total * (self.ranks.world_size / global_weight)).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
-        return torch.cat([sums.total.detach()[None], sums.terms, sums.weight[None]]).double()
+        return torch.cat([sums.total.detach()[None], sums.terms, sums.weight[None], norm[None]]).double()
 
     def _look(self, sums: Tensor, stream: JetStream, rate: float) -> None:
         """Everything that makes the host wait for the device."""
-        total = float(parallel.all_reduce_sum(sums[:1].clone(), self.ranks).item())
-        if not math.isfinite(total):
+        total, norm = parallel.all_reduce_sum(sums[[0, -1]].clone(), self.ranks).tolist()
+        if not (math.isfinite(total) and math.isfinite(norm)):
             raise UserError(
-                f"the loss is {total} in epoch {stream.epoch + 1} between steps {stream.step - CHECK_EVERY_STEPS} and "
-                f"{stream.step}; lower optimizer.lr, or look for extreme inputs in the dataset"
+                f"the loss or its gradient is not finite (sums {total:g}, {norm:g}) in epoch {stream.epoch + 1} between steps "
+                f"{max(stream.step - CHECK_EVERY_STEPS, 0)} and {stream.step}; lower optimizer.lr, or look for extreme inputs "
+                "in the dataset"
             )
         if self.progress.due():
             lr = self.optimizer.param_groups[0]["lr"]
@@ -165,22 +165,24 @@ class Trainer:
         stop = parallel.agree(self.should_stop(), self.device, self.ranks)
         if stop or parallel.agree(overdue, self.device, self.ranks):
             self.state.sums = parallel.all_reduce_sum(sums.clone(), self.ranks).tolist()
+            self._stop_clock()
             self._save()
+            self._start_clock()
         if stop:
             raise Interrupted(f"stopped in epoch {stream.epoch + 1} after step {stream.step} of {len(stream)}")
 
     def _validate(self) -> dict[str, float]:
         model = self.averaged.module if self.averaged is not None else self.model
         model.eval()
-        sums = torch.zeros(len(self.task.terms) + 2, dtype=torch.float64, device=self.device)
-        histogram = ResponseHistogram(self.config.response, self.task.log_energy_range, self.device)
+        sums = self._zeros()
+        histogram = ResponseHistogram(self.config.closure, self.task.energy_range_gev, self.device)
         with torch.no_grad():
             for batch in self.streams["val"]:
                 on_device = batch.to(self.device)
                 with self._autocast():
                     calibrated = model(on_device)
                 loss = self.task.loss(calibrated, on_device)
-                sums += torch.cat([loss.total[None], loss.terms, loss.weight[None]]).double()
+                sums[:-1] += torch.cat([loss.total[None], loss.terms, loss.weight[None]]).double()
                 self.task.observe(histogram, calibrated, on_device)
         closure = {f"val_{name}": value for name, value in histogram.closure(self.ranks).items()}
         return self._averages("val", sums) | closure
@@ -193,11 +195,13 @@ class Trainer:
         if value < self.state.best_value:
             self.state.best_value, self.state.best_epoch = value, self.state.epoch
             if self.ranks.is_main:
-                self.store.save_best({"model": self._kept_weights(), "epoch": self.state.epoch}, self.state.epoch)
+                self.store.save_best(self._kept(), self.state.epoch)
         self.state.epoch += 1
         if self.ranks.is_main:
             self.history.append(metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
         self._save()
+        if self.ranks.is_main:
+            self.store.forget_best_except(self.state.best_epoch)
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -221,9 +225,11 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        saved = self.store.newest()
-        if saved is None:
+        """Continue from the checkpoint that the main process finds: no other process chooses one of its own."""
+        data = parallel.broadcast_bytes(self.store.newest() if self.ranks.is_main else None, self.device, self.ranks)
+        if data is None:
             return
+        saved = decode(data)
         self.model.load_state_dict(saved["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
@@ -270,14 +276,28 @@ class Trainer:
         decay = self.config.ema_decay
         return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
-    def _kept_weights(self) -> dict[str, Tensor]:
-        return (self.averaged.module if self.averaged is not None else self.model).state_dict()
+    def _kept(self) -> dict[str, Any]:
+        """What inference needs of this run: the weights, and the features that they are for."""
+        model = self.averaged.module if self.averaged is not None else self.model
+        return {"model": model.state_dict(), "epoch": self.state.epoch, "features": feature_columns(self.task.manifest)}
+
+    def _zeros(self) -> Tensor:
+        """Sums of an epoch: loss, each term, weights, gradient norms."""
+        return torch.zeros(len(self.task.terms) + 3, dtype=torch.float64, device=self.device)
+
+    def _start_clock(self) -> None:
+        self.clock_s = time.monotonic()
+
+    def _stop_clock(self) -> None:
+        self.history.add_time(time.monotonic() - self.clock_s)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def _averages(self, prefix: str, sums: Tensor) -> dict[str, float]:
-        loss, *terms, weight = parallel.all_reduce_sum(sums.clone(), self.ranks).tolist()
+        loss, *terms, weight, _ = parallel.all_reduce_sum(sums.clone(), self.ranks).tolist()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss on the {prefix} split is {loss} in epoch {self.state.epoch + 1}; lower optimizer.lr")
         named = {f"{prefix}_loss_{t.observable}": v / weight for t, v in zip(self.task.terms, terms, strict=True)}
         return {f"{prefix}_loss": loss / weight, **named}
 

@@ -40,6 +40,21 @@ def broadcast_main(value: float, device: torch.device, ranks: RankInfo) -> float
     return float(tensor.item())
 
 
+def broadcast_bytes(data: bytes | None, device: torch.device, ranks: RankInfo) -> bytes | None:
+    """Return the main process's bytes (or its None) on all processes."""
+    if ranks.world_size == 1:
+        return data
+    length = torch.tensor(-1 if data is None else len(data), dtype=torch.int64, device=device)
+    dist.broadcast(length, src=0)
+    if (size := int(length.item())) < 0:
+        return None
+    buffer = torch.empty(size, dtype=torch.uint8, device=device)
+    if ranks.is_main and data is not None:
+        buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    dist.broadcast(buffer, src=0)
+    return buffer.cpu().numpy().tobytes()
+
+
 def barrier(ranks: RankInfo) -> None:
     """Wait for all processes."""
     if ranks.world_size > 1:

@@ -9,9 +9,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from distjet.config import Config, component_type
-from distjet.evaluation.config import ResponseConfig
+from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
+
+METRICS_FILE = "metrics.json"
+"Written last, by a training that has finished."
 
 
 class LossConfig(Config):
@@ -128,8 +131,8 @@ class TrainConfig(Config):
     "torch.compile the network."
     selection: SelectionConfig = SelectionConfig()
     "Which epoch is kept as the best."
-    response: ResponseConfig = ResponseConfig()
-    "Bins of the validation closure."
+    closure: BinsConfig = BinsConfig()
+    "Jets and bins of the closure on the validation split, by which the best epoch is selected."
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     "A checkpoint is written after every epoch, and within an epoch at this interval."
     resources: ResourcesConfig = ResourcesConfig()

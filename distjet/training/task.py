@@ -23,6 +23,7 @@ from distjet.nn.normalise import Standardise
 from distjet.training.closure import ResponseHistogram
 from distjet.training.settings import TrainConfig
 
+FEATURE_ROLES = ("node", "graph")
 TARGETS = ("true_pt", "true_eta", "true_energy", "true_mass")
 
 
@@ -70,13 +71,13 @@ class CalibrationTask:
             )
             for observable, term in config.loss.terms().items()
         ]
-        log_energy_edges = manifest.histogram("log_true_energy")["edges"]
-        self.log_energy_range = (log_energy_edges[0], log_energy_edges[-1])
+        energies = manifest.statistics("true_energy")
+        self.energy_range_gev = (float(energies["min"]), float(energies["max"]))
         self.spectrum = SpectrumTable(manifest, SPECTRA[config.weighting], device) if config.weighting in SPECTRA else None
 
     def build_model(self) -> ConstituentCalibrator:
         """Build the network and wrap it; standardisation constants come from the manifest."""
-        return build_calibrator(self.config, self.manifest).to(self.device)
+        return build_calibrator(self.config, standardisation(self.manifest)).to(self.device)
 
     def loss(self, calibrated: Calibrated, batch: GraphBatch) -> LossSums:
         """Sum the loss over a batch."""
@@ -134,15 +135,24 @@ def true_observable(name: str, targets: dict[str, Tensor]) -> Tensor:
     return targets[f"true_{name}"]
 
 
-def build_calibrator(config: TrainConfig, manifest: Manifest) -> ConstituentCalibrator:
-    """Build an untrained calibrator for a dataset."""
-    node, graph = (_standardise(manifest, role) for role in ("node", "graph"))
-    num_node, num_graph = len(manifest.names("node")), len(manifest.names("graph"))
-    spec = InputSpec(num_node=num_node, num_edge=1, num_graph=num_graph, num_outputs=NUM_OUTPUTS)
+Constants = dict[str, list[tuple[float, float]]]
+"Mean and deviation of each node feature and each graph feature, by role."
+
+
+def build_calibrator(config: TrainConfig, constants: Constants) -> ConstituentCalibrator:
+    """Build an untrained calibrator for features with these constants."""
+    node, graph = (Standardise([m for m, _ in constants[role]], [s for _, s in constants[role]]) for role in FEATURE_ROLES)
+    spec = InputSpec(len(constants["node"]), num_edge=1, num_graph=len(constants["graph"]), num_outputs=NUM_OUTPUTS)
     network: nn.Module = implementation(config.model.name, MODELS)(config.model, spec)
     return ConstituentCalibrator(network, node, graph, config.correction)
 
 
-def _standardise(manifest: Manifest, role: str) -> Standardise:
-    statistics = [manifest.statistics(name) for name in manifest.names(role)]
-    return Standardise([s["mean"] for s in statistics], [s["std"] for s in statistics])
+def standardisation(manifest: Manifest) -> Constants:
+    """Read the constants of the training split."""
+    columns = {role: [manifest.statistics(name) for name in manifest.names(role)] for role in FEATURE_ROLES}
+    return {role: [(found["mean"], found["std"]) for found in statistics] for role, statistics in columns.items()}
+
+
+def feature_columns(manifest: Manifest) -> dict[str, list[dict[str, str]]]:
+    """Describe the features of a dataset, by role: a model is good for these and no others."""
+    return {role: [c.as_dict() for c in manifest.columns if c.role == role] for role in FEATURE_ROLES}

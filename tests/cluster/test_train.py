@@ -13,15 +13,15 @@ import psutil
 import pytest
 import torch
 
-from distjet.cluster.train import train
+from distjet.cluster.train import _use_gpu, train
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
-from distjet.errors import ConfigError, DataError
-from distjet.run_directory import read_json
-from distjet.training.checkpoint import CheckpointStore
+from distjet.errors import ConfigError, UserError
+from distjet.run_directory import claim, read_json
+from distjet.training.checkpoint import CheckpointStore, decode
 from distjet.training.history import read_rows
 from distjet.training.settings import TrainConfig
-from tests.training.test_loop import FAST, SMALL_MODEL
+from tests.training.test_loop import FAST, SMALL_MODEL, best_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +29,6 @@ ROOT = Path(__file__).parents[2]
 def config(manifest: Manifest, output: Path, *overrides: str) -> TrainConfig:
     places = [f"dataset={manifest.path}", f"output={output}"]
     return load(TrainConfig, [], [*places, *FAST, SMALL_MODEL, *overrides])
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    return CheckpointStore(output / "checkpoints").best()["model"]
 
 
 @pytest.fixture(scope="module")
@@ -70,27 +66,40 @@ def test_two_workers_equal_one_process(toy_dataset: Manifest, one_process: Path,
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
         assert b["val_loss"] == pytest.approx(a["val_loss"], rel=1e-4)
         assert b["val_mean_abs_bias"] == pytest.approx(a["val_mean_abs_bias"], abs=1e-3)
-    for name, value in weights(one_process).items():
-        torch.testing.assert_close(weights(tmp_path / "two")[name], value, rtol=1e-2, atol=1e-3)
+    for name, value in best_weights(one_process).items():
+        torch.testing.assert_close(best_weights(tmp_path / "two")[name], value, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.integration
-@pytest.mark.timeout(300)
-def test_more_workers_than_cores_is_an_error_that_says_what_to_do(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="99 workers x 1 cores requested, the cluster has 4"):
-        train(config(toy_dataset, tmp_path, "resources.num_workers=99"))
+def test_more_workers_than_the_machine_holds_is_an_error_that_says_what_to_do(toy_dataset: Manifest, tmp_path: Path) -> None:
+    settings = config(toy_dataset, tmp_path, "resources.num_workers=99")
+    with pytest.raises(ConfigError, match="99 workers x 1 cores requested, this machine has 4"):
+        _use_gpu(settings, {"CPU": 4.0}, is_own_cluster=True)
+    with pytest.raises(
+        ConfigError, match=r"has 2 GPUs; set resources\.use_gpu=false or resources\.num_workers=2"
+    ):
+        _use_gpu(settings, {"CPU": 99.0, "GPU": 2.0}, is_own_cluster=True)
+
+
+def test_a_cluster_that_may_grow_is_asked_for_gpus_explicitly(toy_dataset: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"say resources\.use_gpu=true"):
+        _use_gpu(config(toy_dataset, tmp_path), {}, is_own_cluster=False)
+    assert _use_gpu(config(toy_dataset, tmp_path, "resources.use_gpu=true"), {}, is_own_cluster=False)
+    assert not _use_gpu(config(toy_dataset, tmp_path, "resources.use_gpu=false"), {"GPU": 8.0}, is_own_cluster=False)
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_a_problem_of_the_user_in_a_worker_reaches_the_user(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
+    settings = config(toy_dataset, tmp_path / "run", "resources.num_workers=2", "resources.max_failures=3")
+    claim(settings.output, "train", settings.identity(toy_dataset.fingerprint))
     checkpoints = tmp_path / "run" / "checkpoints"
-    checkpoints.mkdir(parents=True)
+    checkpoints.mkdir()
     (checkpoints / "epoch-0001-step-0000000.pt").write_bytes(b"torn")
     (checkpoints / "epoch-0001-step-0000000.json").write_text('{"xxh3_128": "0"}')
-    settings = config(toy_dataset, tmp_path / "run", "resources.num_workers=2", "resources.max_failures=0")
-    with pytest.raises(DataError, match="is damaged"):
+    started = time.monotonic()
+    with pytest.raises(UserError, match="is damaged"):
         train(settings)
+    assert time.monotonic() - started < 90, "trying again does not help here"
 
 
 @contextmanager
@@ -176,5 +185,5 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_its_number(toy_dataset: Mani
     assert "the same command continues" in messages
     assert "Traceback" not in messages
     saved = CheckpointStore(output / "checkpoints").newest()
-    assert saved["stream"]["epoch"] >= 1
+    assert decode(saved)["stream"]["epoch"] >= 1
     assert not (output / "stop").exists()

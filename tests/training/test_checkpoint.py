@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distjet.errors import DataError
-from distjet.training.checkpoint import CheckpointStore, read_checkpoint
+from distjet.training.checkpoint import CheckpointStore, decode, read_verified
 
 
 def state(value: float) -> dict:
@@ -16,7 +16,7 @@ def test_the_newest_comes_back_and_old_ones_go(tmp_path: Path) -> None:
     assert store.newest() is None
     for epoch, step in ((0, 5), (1, 0), (1, 20), (2, 0)):
         store.save(state(epoch * 100 + step), epoch, step)
-    assert store.newest()["model"]["w"].item() == 200
+    assert decode(store.newest())["model"]["w"].item() == 200
     assert len(list(tmp_path.glob("*.pt"))) == len(list(tmp_path.glob("*.json"))) == 2
 
 
@@ -28,8 +28,8 @@ def test_a_damaged_checkpoint_is_never_used(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     with pytest.raises(DataError, match="damaged"):
-        read_checkpoint(newest)
-    assert store.newest()["epoch"] == 1
+        read_verified(newest)
+    assert decode(store.newest())["epoch"] == 1
 
 
 def test_without_a_whole_checkpoint_nothing_is_begun_anew_silently(tmp_path: Path) -> None:
@@ -45,16 +45,18 @@ def test_a_file_without_its_json_does_not_count(tmp_path: Path) -> None:
     path.with_suffix(".json").unlink()
     assert store.newest() is None
     with pytest.raises(DataError, match="there is no checkpoint"):
-        read_checkpoint(path)
+        read_verified(path)
 
 
 def test_the_best_is_replaced_whole(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
-    with pytest.raises(DataError, match="holds no best model"):
-        store.best()
+    with pytest.raises(DataError, match="there is no checkpoint"):
+        store.best(3)
     store.save_best(state(3), 3)
     store.save_best(state(7), 7)
-    assert store.best()["epoch"] == 7
+    assert store.best(3)["epoch"] == 3
+    store.forget_best_except(7)
+    assert store.best(7)["epoch"] == 7
     assert len(list(tmp_path.glob("best-*.pt"))) == 1
 
 
@@ -66,5 +68,5 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save({"model": Attack()}, 0, 1)
     with pytest.raises(Exception, match=r"weights_only|Unsupported"):
-        store.newest()
+        decode(store.newest())
     assert not (tmp_path / "ran").exists()

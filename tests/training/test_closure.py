@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from distjet.evaluation.config import ResponseConfig
+from distjet.errors import UserError
+from distjet.evaluation.config import BinsConfig
 from distjet.ranks import SINGLE
 from distjet.training.closure import MAX_RESPONSE, NUM_RESPONSE_BINS, ResponseHistogram
 
-CONFIG = ResponseConfig(energy_edges_gev=(20, 50, 100, 200), abs_eta_edges=(0.0, 0.8, 2.5), pt_true_min_gev=20)
+CONFIG = BinsConfig(energy_edges_gev=(20, 50, 100, 200), abs_eta_edges=(0.0, 0.8, 2.5), pt_true_min_gev=20)
 
 
 def sample(num: int, seed: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -19,7 +20,7 @@ def sample(num: int, seed: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tenso
 
 def test_counts_equal_numpy() -> None:
     response, targets = sample(20_000)
-    histogram = ResponseHistogram(CONFIG, (0.0, 1.0), torch.device("cpu"))
+    histogram = ResponseHistogram(CONFIG, (20.0, 200.0), torch.device("cpu"))
     histogram.fill(response, targets)
     pt, eta, energy = (targets[k].double().numpy() for k in ("true_pt", "true_eta", "true_energy"))
     kept = pt > 20
@@ -34,7 +35,7 @@ def test_counts_equal_numpy() -> None:
 
 def test_closure_finds_the_bias_and_the_resolution() -> None:
     response, targets = sample(60_000)
-    histogram = ResponseHistogram(CONFIG, (0.0, 1.0), torch.device("cpu"))
+    histogram = ResponseHistogram(CONFIG, (20.0, 200.0), torch.device("cpu"))
     for part in range(3):
         rows = slice(part * 20_000, (part + 1) * 20_000)
         histogram.fill(response[rows], {name: value[rows] for name, value in targets.items()})
@@ -44,9 +45,17 @@ def test_closure_finds_the_bias_and_the_resolution() -> None:
     assert closure["mean_resolution"] == pytest.approx(0.1 / 0.8, rel=0.05)
 
 
+def test_a_response_that_is_not_finite_is_an_error_not_a_zero() -> None:
+    _, targets = sample(3)
+    histogram = ResponseHistogram(CONFIG, (20.0, 200.0), torch.device("cpu"))
+    histogram.fill(torch.tensor([torch.nan, 1.0, torch.inf]), targets)
+    with pytest.raises(UserError, match="2 validation jets is not finite"):
+        histogram.closure(SINGLE)
+
+
 def test_extreme_responses_are_counted_at_the_edge() -> None:
     _, targets = sample(3)
     targets = {"true_pt": torch.full((3,), 60.0), "true_eta": torch.zeros(3), "true_energy": torch.full((3,), 60.0)}
-    histogram = ResponseHistogram(CONFIG, (0.0, 1.0), torch.device("cpu"))
+    histogram = ResponseHistogram(CONFIG, (20.0, 200.0), torch.device("cpu"))
     histogram.fill(torch.tensor([-1.0, 1e9, 1.0]), targets)
     assert histogram.counts.sum() == 3

@@ -1,5 +1,6 @@
 """The loop in one process: it learns, it selects, and an interruption changes nothing."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from distjet.config import load
 from distjet.dataset.manifest import Manifest
 from distjet.errors import UserError
 from distjet.ranks import SINGLE
-from distjet.training.checkpoint import CheckpointStore
+from distjet.run_directory import read_json
+from distjet.training.checkpoint import CheckpointStore, decode
 from distjet.training.history import read_rows
 from distjet.training.loop import Interrupted, Trainer
 from distjet.training.settings import TrainConfig
@@ -18,7 +20,7 @@ SMALL_MODEL = "model={width: 16, num_blocks: 1, num_heads: 2, graph_width: 8}"
 FAST = [
     "num_epochs=3",
     "batch_size=64",
-    "response={energy_edges_gev: [20, 60, 400], abs_eta_edges: [0, 2.5], min_entries: 30, min_entries_drawn: 10}",
+    "closure={energy_edges_gev: [20, 60, 400], abs_eta_edges: [0, 2.5], min_entries: 30}",
 ]
 
 
@@ -32,7 +34,8 @@ def trainer(
 
 
 def best_weights(output: Path) -> dict[str, torch.Tensor]:
-    return CheckpointStore(output / "checkpoints").best()["model"]
+    best_epoch = read_json(output / "metrics.json")["best_epoch"]
+    return CheckpointStore(output / "checkpoints").best(best_epoch - 1)["model"]
 
 
 def test_it_learns_the_response_of_the_toy(toy_dataset: Manifest, tmp_path: Path) -> None:
@@ -75,8 +78,61 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(toy_dataset: Man
     run = trainer(toy_dataset, tmp_path)
     with torch.no_grad():
         run.model.network.read_out[-1].bias.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"the loss is nan in epoch 1 between steps 0 and 20"):
+    with pytest.raises(UserError, match=r"not finite \(sums nan, .*\) in epoch 1 between steps 0 and 20"):
         run.fit()
+
+
+def test_weights_that_are_not_finite_are_never_saved(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = trainer(toy_dataset, tmp_path)
+    step, last = run._step, len(run.streams["train"])
+
+    def spoil(batch):
+        sums = step(batch)
+        if run.streams["train"].step == last:
+            run.model.network.read_out[-1].bias.data.fill_(torch.nan)
+        return sums
+
+    run._step = spoil
+    with pytest.raises(UserError, match="not finite"):
+        run.fit()
+    assert run.store.newest() is None
+    assert not read_rows(tmp_path / "history.jsonl")
+
+
+def test_a_crash_between_the_best_model_and_the_checkpoint_leaves_the_best_of_the_finished_run(
+    toy_dataset: Manifest, tmp_path: Path
+) -> None:
+    run = trainer(toy_dataset, tmp_path / "run")
+    save, calls = run.store.save, []
+
+    def crash_in_the_second_epoch(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return save(*arguments)
+
+    object.__setattr__(run.store, "save", crash_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+    metrics = trainer(toy_dataset, tmp_path / "run").fit()
+    best = run.store.best(metrics["best_epoch"] - 1)
+    assert best["epoch"] == metrics["best_epoch"] - 1
+    assert [path.stem for path in (tmp_path / "run/checkpoints").glob("best-*.pt")] == [f"best-{best['epoch']:04d}"]
+
+
+def test_time_spent_before_an_interruption_counts(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = trainer(toy_dataset, tmp_path, stop_after=1)
+    with pytest.raises(Interrupted):
+        run.fit()
+    assert decode(run.store.newest())["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_gives_the_same_training(toy_dataset: Manifest, tmp_path: Path) -> None:
+    plain = trainer(toy_dataset, tmp_path / "plain", "num_epochs=1").fit()
+    compiled = trainer(toy_dataset, tmp_path / "compiled", "num_epochs=1", "compile=true").fit()
+    assert compiled["last"]["val_loss"] == pytest.approx(plain["last"]["val_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +167,8 @@ def test_the_gpu_gives_what_the_cpu_gives(toy_dataset: Manifest, tmp_path: Path)
 
 @pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu(toy_dataset: Manifest, tmp_path: Path) -> None:
-    settings = trainer(toy_dataset, tmp_path, "num_epochs=1").config
+    everything = ["num_epochs=1", "loss.mass.weight=1", "ema_decay=0.9", "precision=bfloat16"]
+    settings = trainer(toy_dataset, tmp_path, *everything).config
     run = Trainer(settings, SINGLE, torch.device("cuda", 0), lambda metrics: None, lambda: False)
     batches = [batch.to(run.device) for batch in run.streams["train"]]
     run._step(batches[0])
