@@ -78,13 +78,12 @@ def test_a_wheel_works_where_there_is_no_source_tree(tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
-    assert {
-        str(path.relative_to(tmp_path / "site/distjet")) for path in (tmp_path / "site/distjet/conf").rglob("*.yaml")
-    } == shipped
-    code = "from pathlib import Path; from distjet.config import find_file; print(find_file(Path('conf/quickstart/quickstart.yaml')))"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == str(tmp_path / "site/distjet/conf/quickstart/quickstart.yaml")
+    installed = tmp_path / "site" / "distjet"
+    shipped = {path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}
+    assert {path.relative_to(installed) for path in (installed / "conf").rglob("*.yaml")} == shipped
+    file = "conf/quickstart/quickstart.yaml"
+    code = f"from pathlib import Path; from distjet.config import find_file; print(find_file(Path({file!r})))"
+    environment = os.environ | {"PYTHONPATH": str(installed.parent)}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(installed / file)

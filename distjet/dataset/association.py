@@ -2,6 +2,9 @@
 
 Both are resolved once per range of entries, and what belongs to a jet is then given to the scope of the jets as if it had been
 stored there. A jet without a reference jet gets NaN; the cut `truth_matched` removes it before anything looks at that.
+
+A link to a candidate that is not there means that the file is wrong. An index of a reference jet that is not there is ordinary:
+an ntuple may keep fewer reference jets (above some pT) than were matched, and leave the indices as they were.
 """
 
 from collections.abc import Mapping
@@ -28,7 +31,7 @@ def open_scope(recipe: Recipe, branches: Mapping[str, Ragged], num_entries: int,
     """Make the scope of the jets of a range of entries, with linked candidates and matched reference jets in place.
 
     Raises:
-        DataError: If links or indices point outside of their collection, or lists disagree in length.
+        DataError: If links point outside of their collection, or lists disagree in length.
     """
     events = recipe.layout == "event"
     scope = Scope(branches, num_entries, jet_definitions(recipe), events=events, sample=sample)
@@ -52,8 +55,10 @@ def _link_constituents(recipe: Recipe, scope: Scope, candidates: Scope) -> None:
     jet = _as_index(links.evaluate(str(constituents.jet_link), Level.JET))
     candidate = _as_index(links.evaluate(str(constituents.constituent_link), Level.JET))
     linked = (jet >= 0) & (candidate >= 0)
-    jet = _to_flat(jet, links.entry, scope, "jet_link")[linked]
-    candidate = _to_flat(candidate, links.entry, candidates, "constituent_link")[linked]
+    _check_links(jet, links.entry, scope, "jet_link")
+    _check_links(candidate, links.entry, candidates, "constituent_link")
+    jet = _to_flat(jet, links.entry, scope)[linked]
+    candidate = _to_flat(candidate, links.entry, candidates)[linked]
     order = np.argsort(jet, kind="stable")
     scope.node_offsets = np.concatenate([[0], np.cumsum(np.bincount(jet, minlength=scope.num_jets))])
     scope.node_source = str(constituents.jet_link)
@@ -68,7 +73,7 @@ def _match_truth(recipe: Recipe, scope: Scope, references: Scope) -> None:
     names = list(references.definitions.formulas)
     values = {name: np.asarray(references.evaluate(name, Level.JET), dtype=np.float64) for name in names}
     if truth.index is not None:
-        index = _to_flat(_as_index(scope.evaluate(truth.index, Level.JET)), scope.entry, references, "truth.index")
+        index = _to_flat(_as_index(scope.evaluate(truth.index, Level.JET)), scope.entry, references)
     else:
         angles = [scope.evaluate(f"jet_{name}", Level.JET) for name in ("eta", "phi")]
         angles += [values[f"true_{name}"] for name in ("eta", "phi")]
@@ -93,8 +98,15 @@ def _as_index(array: np.ndarray) -> np.ndarray:
     return np.asarray(array).astype(np.int64)
 
 
-def _to_flat(index: np.ndarray, entry: np.ndarray, collection: Scope, what: str) -> np.ndarray:
-    """Turn a number within an event into a place in the flat arrays of a collection; negative numbers become NO_MATCH."""
+def _to_flat(index: np.ndarray, entry: np.ndarray, collection: Scope) -> np.ndarray:
+    """Turn a number within an event into a place in the flat arrays of a collection, NO_MATCH if it has no such element."""
+    offsets = collection.jet_offsets
+    assert offsets is not None
+    inside = (index >= 0) & (index < np.diff(offsets)[entry])
+    return np.where(inside, offsets[:-1][entry] + index, NO_MATCH)
+
+
+def _check_links(index: np.ndarray, entry: np.ndarray, collection: Scope, what: str) -> None:
     offsets = collection.jet_offsets
     assert offsets is not None
     size = np.diff(offsets)[entry]
@@ -103,7 +115,6 @@ def _to_flat(index: np.ndarray, entry: np.ndarray, collection: Scope, what: str)
         raise DataError(
             f"{what} points to element {index[bad]} of a collection of {size[bad]}, in entry {entry[bad]} of the range"
         )
-    return np.where(index < 0, NO_MATCH, offsets[:-1][entry] + index)
 
 
 @njit(cache=True, nogil=True)

@@ -5,7 +5,7 @@ and never list the folder. Loading checks that each shard is there with its size
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,11 @@ from distjet.run_directory import IDENTITY_FILE
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+
+
+def repair_hint(folder: Path) -> str:
+    """Say what helps where a file of a dataset is missing or damaged: `prepare` leaves a dataset with a manifest as it is."""
+    return f"remove the folder {folder} and run `distjet prepare` again"
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,23 @@ class Manifest:
         try:
             content = json.loads(file.read_text())
         except json.JSONDecodeError as error:
-            raise DataError(f"{file} is damaged: {error}") from error
+            raise DataError(f"{file} is damaged: {error}; {repair_hint(folder)}") from error
         if (version := content.get("schema_version")) != SCHEMA_VERSION:
-            raise DataError(
-                f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; run `distjet prepare` again"
-            )
+            raise DataError(f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; {repair_hint(folder)}")
         manifest = cls(folder, content)
-        manifest._check_sizes()
+        for problem in manifest.wrong_sizes():
+            raise DataError(f"{folder}: {problem}; {repair_hint(folder)}")
         return manifest
 
-    def _check_sizes(self) -> None:
+    def wrong_sizes(self) -> Iterator[str]:
+        """Say which shards are missing or have another size."""
         for split in self.content["shards"]:
             for shard in self.shards(split):
                 file = self.path / shard.path
                 if not file.is_file():
-                    raise DataError(f"{self.path}: shard {shard.path} is missing")
-                if (size := file.stat().st_size) != shard.size_bytes:
-                    raise DataError(f"{self.path}: shard {shard.path} has {size} bytes, the manifest says {shard.size_bytes}")
+                    yield f"shard {shard.path} is missing"
+                elif (size := file.stat().st_size) != shard.size_bytes:
+                    yield f"shard {shard.path} has {size} bytes, the manifest says {shard.size_bytes}"
 
     def verify(self) -> None:
         """Compare the hash of every shard.
@@ -90,7 +95,8 @@ class Manifest:
             for shard in self.shards(split):
                 if (found := file_hash(self.path / shard.path)) != shard.xxh3_128:
                     raise DataError(
-                        f"{self.path}: shard {shard.path} is damaged: hash {found}, the manifest says {shard.xxh3_128}"
+                        f"{self.path}: shard {shard.path} is damaged: hash {found}, the manifest says {shard.xxh3_128}; "
+                        f"{repair_hint(self.path)}"
                     )
 
     @property

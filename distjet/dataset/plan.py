@@ -4,15 +4,16 @@ Every file is looked at once (size, unique identifier, entries, branches), in pa
 mistake in the recipe and stops the run before anything is converted; what is wrong in some files quarantines those.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import glob
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from distjet.dataset.association import open_scope
 from distjet.dataset.convert import Fates, apply_cuts
-from distjet.dataset.definitions import required_branches
+from distjet.dataset.definitions import jet_definitions, required_branches
 from distjet.dataset.recipe import Input, PrepareConfig, Recipe
 from distjet.dataset.root import BranchType, Ragged, describe_file, empty
 from distjet.dataset.rows import evaluate_columns, identify
@@ -39,14 +40,24 @@ class InputFile:
     bad_jets: list[tuple[int, int, str]] = field(default_factory=list)
 
     def ranges(self, target: int) -> Iterator[tuple[int, int]]:
-        """Divide the entries at cluster boundaries into ranges of about `target` entries."""
+        """Divide the entries into ranges of about `target` entries, always fewer than three times that.
+
+        They end at cluster boundaries, except within a cluster of more than two targets: reading then decodes the baskets at
+        the ends of a range twice. Where the baskets of the branches are not aligned, the whole file can be such a cluster.
+        """
         start = 0
-        for edge in self.clusters:
+        for edge in self._edges(target):
             if edge - start >= target:
                 yield start, edge
                 start = edge
         if start < self.entries:
             yield start, self.entries
+
+    def _edges(self, target: int) -> Iterator[int]:
+        for low, high in pairwise(self.clusters):
+            if high - low > 2 * target:
+                yield from range(low + target, high, target)
+            yield high
 
     def quarantine(self, reason: str, fate: str = "quarantined") -> None:
         """Take the file out as a whole; its entries count as read and quarantined."""
@@ -78,7 +89,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """Files with their fates so far, and spectators that are whole numbers in the files."""
+    """Files with their fates so far, and spectators that are whole numbers in all files that are used."""
 
     files: list[InputFile]
     integer_spectators: tuple[str, ...]
@@ -98,7 +109,8 @@ def look(task: LookTask) -> dict[str, Any]:
     try:
         return describe_file(task.path, task.tree, task.branches)
     except DataError as error:
-        return {"error": str(error), "size_bytes": Path(task.path).stat().st_size}
+        path = Path(task.path)
+        return {"error": str(error), "size_bytes": path.stat().st_size if path.exists() else 0}
 
 
 def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
@@ -120,7 +132,8 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
     if not reference:
         return Plan(files, ())
     check_recipe(config.recipe, reference)
-    return Plan(files, _integer_spectators(config.recipe, reference))
+    used = [item["branches"] for file, item in zip(files, described, strict=True) if file.fate == "used"]
+    return Plan(files, _integer_spectators(config.recipe, used))
 
 
 def find_files(inputs: Sequence[Input], *, must_match: bool = True) -> list[tuple[str, str]]:
@@ -210,8 +223,16 @@ def check_recipe(recipe: Recipe, types: dict[str, BranchType]) -> None:
         raise ConfigError(str(error)) from error
 
 
-def _integer_spectators(recipe: Recipe, types: dict[str, BranchType]) -> tuple[str, ...]:
-    """Find the spectators that are a branch of whole numbers as they stand."""
+def _integer_spectators(recipe: Recipe, types: Sequence[Mapping[str, tuple[str, int]]]) -> tuple[str, ...]:
+    """Find the spectators that are a branch of small whole numbers as it stands, in every file."""
+    definitions = jet_definitions(recipe)
+    defined = {*definitions.formulas, *definitions.given}
     return tuple(
-        column.name for column in recipe.spectators if column.value in types and types[column.value].dtype in SMALL_INTEGERS
+        column.name
+        for column in recipe.spectators
+        if column.value not in defined and all(_is_small_integer(column.value, branches) for branches in types)
     )
+
+
+def _is_small_integer(name: str, branches: Mapping[str, tuple[str, int]]) -> bool:
+    return name in branches and branches[name][0] in SMALL_INTEGERS

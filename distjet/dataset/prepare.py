@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 WORK = ".work"
 QUARANTINE = "quarantine.jsonl"
+SHARD_PATTERN = "part-[0-9]*.parquet"
 
 
 def prepare(config: PrepareConfig, execute: Execute) -> dict[str, Any]:
@@ -54,8 +55,9 @@ def prepare(config: PrepareConfig, execute: Execute) -> dict[str, Any]:
 
     Raises:
         ConfigError: If the recipe does not fit the files, a pattern matches nothing, or the output belongs to another dataset.
-        DataError: If more was quarantined than is tolerated; quarantine.jsonl says what and why.
+        DataError: If more was quarantined than is tolerated; quarantine.jsonl says what and why. Or if a shard is not there.
     """
+    config = config.model_copy(update={"output": config.output.absolute()})  # a worker may run in another folder
     claim(config.output, "prepare", config.identity())
     if (config.output / FILE_NAME).exists():
         return _summary(_finished(config))
@@ -77,6 +79,7 @@ def _finished(config: PrepareConfig) -> Manifest:
         raise ConfigError(
             f"{config.output} holds a dataset made from other files than the inputs match now; choose another output=..."
         )
+    _clean_up(manifest)
     return manifest
 
 
@@ -197,7 +200,7 @@ def _shard_tasks(
 def _commit(
     config: PrepareConfig, columns: Sequence[ColumnSpec], files: Sequence[InputFile], records: dict[str, list[dict[str, Any]]]
 ) -> Manifest:
-    """Check that the shards hold all rows, write the manifest, clean up."""
+    """Check that the shards are there and hold all rows, write the manifest, clean up."""
     accounting = total_accounting(files)
     shards = {split: [record["shard"] for record in found if record["shard"]["rows"]] for split, found in records.items()}
     rows = {split: sum(shard["rows"] for shard in found) for split, found in shards.items()}
@@ -220,9 +223,12 @@ def _commit(
         "rows": rows,
         **_describe_training_rows(config, columns, [record["summary"] for record in records["train"]]),
     }
+    manifest = Manifest(config.output, content)
+    for problem in manifest.wrong_sizes():
+        raise DataError(f"{config.output}: {problem}; do all workers see the same folder? If so, run the same command again")
     write_atomically(config.output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(content["config"])))
     write_json(config.output / FILE_NAME, content)
-    _clean_up(config.output, {shard["path"] for found in shards.values() for shard in found})
+    _clean_up(manifest)
     return Manifest.load(config.output)
 
 
@@ -239,7 +245,8 @@ def _fingerprint(config: PrepareConfig, columns: Sequence[ColumnSpec], shards: d
     """Hash what the dataset is: columns, configuration and rows, not where its inputs lay."""
     hashes = {split: [shard["xxh3_128"] for shard in found] for split, found in shards.items()}
     settings = {key: value for key, value in config.identity().items() if key != "inputs"}
-    identity = [[column.as_dict() for column in columns], settings, hashes]
+    described = [{key: value for key, value in column.as_dict().items() if key != "formula"} for column in columns]
+    identity = [described, settings, hashes]  # the formulas are in the settings
     return xxhash.xxh3_128(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -282,12 +289,15 @@ def _add_spectra(parts: Sequence[dict[str, Any]], edges: tuple[Sequence[float], 
     }
 
 
-def _clean_up(output: Path, shards: set[str]) -> None:
-    """Remove the spills and what an interrupted run with other spills may have left."""
-    for path in [*output.glob("*/part-*.parquet"), *output.glob("*/.*.tmp")]:
-        if str(path.relative_to(output)) not in shards:
-            path.unlink()
-    shutil.rmtree(output / WORK, ignore_errors=True)
+def _clean_up(manifest: Manifest) -> None:
+    """Remove the spills and the shards that an interrupted run with other spills may have left; nothing else is ours."""
+    for split in SPLITS:
+        folder = manifest.path / split
+        ours = {Path(shard.path).name for shard in manifest.shards(split)}
+        for path in [*folder.glob(SHARD_PATTERN), *folder.glob(f".{SHARD_PATTERN}.*.tmp")]:
+            if path.name not in ours:
+                path.unlink()
+    shutil.rmtree(manifest.path / WORK, ignore_errors=True)
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

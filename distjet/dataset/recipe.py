@@ -150,7 +150,8 @@ class Truth(MassiveFourMomentum):
     """The reference jets, and how a jet finds its own."""
 
     index: Formula | None = None
-    "For each jet, the number of its reference jet within the event; negative where there is none (NanoAOD's Jet_genJetIdx)."
+    """For each jet, the number of its reference jet within the event. A number that is negative, or beyond the reference jets
+    that the file has, means that there is none: NanoAOD's Jet_genJetIdx also counts jets below the pT cut of GenJet."""
     delta_r: float | None = Field(default=None, gt=0)
     "Match to the nearest reference jet within this distance in (eta, phi); each is taken once, by the jet nearest to it."
     variables: Formulas = Field(default_factory=dict)

@@ -5,10 +5,12 @@ nesting. Files are opened for one read and closed; uproot's caches are off, beca
 to start at zero: a slice of a jagged array otherwise keeps the content of its neighbours.
 
 Whatever goes wrong while uproot decodes a file becomes a DataError, because a broken file can raise almost anything; the
-caller quarantines the file with that reason. uproot checks no checksums of pages, so a flipped bit in zstd data can pass
-unnoticed here.
+caller quarantines the file with that reason. What the machine reports (a disk, a network or a mount that fails, no memory, no
+permission) says nothing about the file: it is raised as it is, and whoever runs the task may try again. uproot checks no
+checksums of pages, so a flipped bit in zstd data can pass unnoticed here.
 """
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,7 +81,8 @@ def describe_file(path: str, tree: str, branches: Sequence[str]) -> dict[str, An
     Raises:
         DataError: If the file cannot be read or has no such tree; the reason is in the message.
     """
-    size = Path(path).stat().st_size
+    with _as_data_error(path):
+        size = Path(path).stat().st_size
     if size == 0:
         raise DataError(f"{path} is empty (0 bytes)")
     with _open_tree(path, tree) as source, _as_data_error(path):
@@ -141,14 +144,24 @@ def _open_tree(path: str, tree: str) -> Iterator[Any]:
 
 @contextmanager
 def _as_data_error(path: str) -> Iterator[None]:
-    """Turn whatever uproot raises while it decodes a file into a DataError."""
+    """Turn whatever uproot raises while it decodes a file into a DataError, but not what the machine reports."""
     try:
         yield
     except DataError:
         raise
     except Exception as error:
+        if _is_of_the_machine(error):
+            error.add_note(f"while reading {path}")
+            raise
         reason = str(error).strip().partition("\n")[0] or "no message"
         raise DataError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Tell a failing machine from a broken file, of which uproot may read too little, or seek an impossible place (EINVAL)."""
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return error.errno not in (None, errno.EINVAL, errno.ENOENT)
+    return isinstance(error, MemoryError | TimeoutError)
 
 
 def _is_ttree(source: Any) -> bool:

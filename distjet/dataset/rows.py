@@ -53,7 +53,12 @@ def evaluate_columns(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec]
 
 
 def _stored(array: np.ndarray, column: ColumnSpec) -> np.ndarray:
-    """Convert to the type that is stored; what does not fit becomes infinite."""
+    """Convert to the type that is stored; what does not fit stays a float that is not finite, and is found as such."""
+    dtype = np.dtype(column.dtype)
+    if np.issubdtype(dtype, np.integer):
+        number, limits = np.asarray(array, dtype=np.float64), np.iinfo(dtype)
+        fits = (number >= limits.min) & (number <= limits.max) & (number == np.trunc(number))
+        return number.astype(dtype) if fits.all() else np.where(fits, number, np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(array).astype(column.dtype)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from distjet.dataset.expressions import parse
 from distjet.dataset.features import COMPONENTS, FEATURES
 from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
 
@@ -23,16 +24,30 @@ LIST_ROLES = ("p4", "node", "edge")
 
 SPLITS = ("train", "val", "test")
 
+NAMES_IN_GEV = frozenset({"sample", *FEATURES, *COMPONENTS, *JET_NAMES, *TRUE_NAMES})
+"Names that mean the same whatever the unit of the file is."
+
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """One column of the dataset."""
+    """One column of the dataset.
+
+    Attributes:
+        name: Of the column.
+        role: What it is for.
+        unit: Of its values.
+        description: In words.
+        dtype: Of its values, or of the elements of its lists.
+        formula: What it is computed from, where the recipe says so; empty for the columns that every dataset has. In the
+            manifest alone, so that a shard does not change with the names of branches.
+    """
 
     name: str
     role: Role
     unit: str
     description: str
     dtype: str
+    formula: str = ""
 
     @property
     def is_list(self) -> bool:
@@ -70,19 +85,20 @@ def dataset_columns(recipe: Recipe, integer_spectators: Sequence[str] = ()) -> t
     ]
     if recipe.constituents is not None:
         columns += [_component(name, "", "p4", "constituent") for name in P4_NAMES]
-        columns += [_user_column(column, "node") for column in recipe.nodes]
+        columns += [_user_column(recipe, column, "node") for column in recipe.nodes]
     if recipe.has_edges:
         columns.append(ColumnSpec("edge_src", "edge", "", "smaller local index of an undirected edge", "uint16"))
         columns.append(ColumnSpec("edge_dst", "edge", "", "larger local index of an undirected edge", "uint16"))
     columns += [_component(name, "jet_", "jet", "reconstructed jet") for name in JET_NAMES]
-    columns += [_user_column(column, "graph") for column in recipe.graph]
+    columns += [_user_column(recipe, column, "graph") for column in recipe.graph]
     if recipe.truth is not None:
         columns += [_component(name, "true_", "target", "reference jet") for name in TRUE_NAMES]
-    columns += [_user_column(column, "target") for column in recipe.targets]
+    columns += [_user_column(recipe, column, "target") for column in recipe.targets]
     if recipe.labels:
         columns.append(ColumnSpec("label", "label", "", "class: " + ", ".join(recipe.labels), "int32"))
     for column in recipe.spectators:
-        columns.append(_user_column(column, "spectator", "int32" if column.name in integer_spectators else "float32"))
+        dtype = "int32" if column.name in integer_spectators else "float32"
+        columns.append(_user_column(recipe, column, "spectator", dtype))
     return tuple(columns)
 
 
@@ -101,10 +117,28 @@ def _component(name: str, prefix: str, role: Role, owner: str) -> ColumnSpec:
     return ColumnSpec(name, role, unit, f"{meaning} of the {owner}", "float32")
 
 
-def _user_column(column: Column, role: Role, dtype: str = "float32") -> ColumnSpec:
+def _user_column(recipe: Recipe, column: Column, role: Role, dtype: str = "float32") -> ColumnSpec:
     unit, description = column.unit, column.description or column.value
     if (feature := FEATURES.get(column.value)) is not None:
         unit, description = column.unit or feature.unit, column.description or feature.description
     elif column.value in COMPONENTS:
         unit, description = column.unit or COMPONENTS[column.value][0], column.description or COMPONENTS[column.value][1]
-    return ColumnSpec(column.name, role, unit, description, dtype)
+    return ColumnSpec(column.name, role, unit, description, dtype, _written_out(recipe, column.value))
+
+
+def _written_out(recipe: Recipe, value: str) -> str:
+    """Add to a formula the recipe's variables in it, and the file's unit of energy if it is not GeV and a branch is read."""
+    blocks = [recipe, *(block for block in (recipe.constituents, recipe.truth) if block is not None)]
+    variables = {name: formula for block in blocks for name, formula in block.variables.items()}
+    used: dict[str, str] = {}
+    branches: set[str] = set()
+    pending = [value]
+    while pending:
+        expression = parse(pending.pop())
+        found = [name for name in sorted(expression.names) if name in variables and name not in used]
+        used |= {name: variables[name] for name in found}
+        pending += [variables[name] for name in found]
+        branches |= expression.branch_names | (expression.names - {*variables, *NAMES_IN_GEV})
+    definitions = [f"{name} = {formula}" for name, formula in sorted(used.items())]
+    unit = [f"energy_unit = {recipe.energy_unit}"] if branches and recipe.energy_unit != "GeV" else []
+    return "; ".join([value, *definitions, *unit])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from distjet.dataset.batch import JET_COLUMNS, GraphBatch
-from distjet.dataset.manifest import Manifest
+from distjet.dataset.manifest import Manifest, repair_hint
 from distjet.errors import ConfigError, DataError
 
 
@@ -72,13 +72,14 @@ class ShardReader:
 
     def _decode(self, path: Path, group: int, num_rows: int) -> Window:
         columns = [*self.scalar, *self.p4, *self.node, *self.edge]
+        hint = repair_hint(path.parents[1])
         try:
             with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
                 table = file.read_row_group(group, columns=columns, use_threads=False)
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{path}: row group {group} cannot be read: {error}. Run `distjet prepare` again.") from error
+            raise DataError(f"{path}: row group {group} cannot be read: {error}; if it is damaged, {hint}") from error
         if table.num_rows != num_rows:
-            raise DataError(f"{path}: row group {group} has {table.num_rows} rows, the manifest says {num_rows}")
+            raise DataError(f"{path}: row group {group} has {table.num_rows} rows, the manifest says {num_rows}; {hint}")
         nodes, node_offsets = _ragged(table, [*self.p4, *self.node], np.float32)
         edges, edge_offsets = _ragged(table, self.edge, np.int64)
         return Window({n: _scalar(table[n]) for n in self.scalar}, nodes, node_offsets, edges, edge_offsets)

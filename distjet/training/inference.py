@@ -3,6 +3,7 @@
 The evaluation works from this table alone, so it can compare any methods, distjet's or others.
 """
 
+import logging
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -24,6 +25,8 @@ from distjet.run_directory import appearing_whole, read_json
 from distjet.training.checkpoint import CheckpointStore
 from distjet.training.settings import METRICS_FILE, TrainConfig
 from distjet.training.task import TARGETS, build_calibrator, feature_columns
+
+logger = logging.getLogger(__name__)
 
 IDENTIFIERS = ("run", "event", "jet_index", "sample")
 
@@ -58,15 +61,28 @@ def load_model(run: Path, config: TrainConfig, manifest: Manifest) -> Constituen
         DataError: If the weights are absent or damaged, or do not fit the dataset's features.
     """
     best = CheckpointStore(run / "checkpoints").best(read_metrics(run)["best_epoch"] - 1)
-    here = feature_columns(manifest)
     for role, columns in best["features"].items():
-        if here[role] != columns:
-            differing = [f"{a} (trained on {b})" for a, b in zip_longest(here[role], columns) if a != b]
-            raise DataError(f"{manifest.path} has other {role} features than {run} was trained on: {differing[0]}")
+        _check_features(run, manifest, feature_columns(manifest)[role], columns)
     unit = {role: [(0.0, 1.0)] * len(columns) for role, columns in best["features"].items()}
     model = build_calibrator(config, unit)  # the constants come with the weights
     model.load_state_dict(best["model"])
     return model.eval()
+
+
+def _check_features(run: Path, manifest: Manifest, here: list[dict[str, str]], trained: list[dict[str, str]]) -> None:
+    """Refuse features of other names or units; warn where they are computed differently."""
+    for found, wanted in zip_longest(here, trained, fillvalue={}):
+        if (found.get("name"), found.get("unit")) != (wanted.get("name"), wanted.get("unit")):
+            raise DataError(f"{manifest.path} has other features than {run} was trained on: {_say(found)}, not {_say(wanted)}")
+        if found["formula"] != wanted["formula"]:
+            logger.warning(
+                "%s: feature %s is computed as %r; %s was trained with %r: is it the same quantity?",
+                *(manifest.path, found["name"], found["formula"], run, wanted["formula"]),
+            )
+
+
+def _say(column: dict[str, str]) -> str:
+    return f"{column['name']} [{column['unit'] or '1'}]" if column else "nothing"
 
 
 def write_predictions(run: Path, dataset: Path, split: str, output: Path, batch_size: int = 2048) -> Path:

@@ -155,4 +155,7 @@ def standardisation(manifest: Manifest) -> Constants:
 
 def feature_columns(manifest: Manifest) -> dict[str, list[dict[str, str]]]:
     """Describe the features of a dataset, by role: a model is good for these and no others."""
-    return {role: [c.as_dict() for c in manifest.columns if c.role == role] for role in FEATURE_ROLES}
+    return {
+        role: [{"name": c.name, "unit": c.unit, "formula": c.formula} for c in manifest.columns if c.role == role]
+        for role in FEATURE_ROLES
+    }

@@ -59,7 +59,7 @@ def one_process(toy_dataset: Manifest, tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_two_workers_equal_one_process(toy_dataset: Manifest, one_process: Path, ray_cluster, tmp_path: Path) -> None:
-    metrics = train(config(toy_dataset, tmp_path / "two", "resources.num_workers=2"))
+    metrics = train(config(toy_dataset, tmp_path / "two", "resources.num_workers=2", "resources.use_gpu=false"))
     assert metrics["num_workers"] == 2
     expected, found = (read_rows(path / "history.jsonl") for path in (one_process, tmp_path / "two"))
     for a, b in zip(expected, found, strict=True):
@@ -74,9 +74,7 @@ def test_more_workers_than_the_machine_holds_is_an_error_that_says_what_to_do(to
     settings = config(toy_dataset, tmp_path, "resources.num_workers=99")
     with pytest.raises(ConfigError, match="99 workers x 1 cores requested, this machine has 4"):
         _use_gpu(settings, {"CPU": 4.0}, is_own_cluster=True)
-    with pytest.raises(
-        ConfigError, match=r"has 2 GPUs; set resources\.use_gpu=false or resources\.num_workers=2"
-    ):
+    with pytest.raises(ConfigError, match=r"has 2 GPUs; set resources\.use_gpu=false or resources\.num_workers=2"):
         _use_gpu(settings, {"CPU": 99.0, "GPU": 2.0}, is_own_cluster=True)
 
 
@@ -90,7 +88,7 @@ def test_a_cluster_that_may_grow_is_asked_for_gpus_explicitly(toy_dataset: Manif
 @pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_a_problem_of_the_user_in_a_worker_reaches_the_user(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
-    settings = config(toy_dataset, tmp_path / "run", "resources.num_workers=2", "resources.max_failures=3")
+    settings = config(toy_dataset, tmp_path / "run", "resources={num_workers: 2, max_failures: 3, use_gpu: false}")
     claim(settings.output, "train", settings.identity(toy_dataset.fingerprint))
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir()

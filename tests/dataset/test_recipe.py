@@ -9,7 +9,7 @@ from distjet.dataset.expressions import Level, parse
 from distjet.dataset.features import FEATURES, derived_components
 from distjet.dataset.recipe import COMPLETE, PrepareConfig, Recipe
 from distjet.dataset.root import Ragged
-from distjet.dataset.schema import dataset_columns
+from distjet.dataset.schema import arrow_schema, columns_from_manifest, dataset_columns
 from distjet.dataset.scope import Scope
 from distjet.errors import ConfigError
 
@@ -98,6 +98,35 @@ def test_columns_can_be_written_in_short_and_in_full():
     ]  # fmt: skip
     assert validate(Recipe, names.model_dump(mode="json")) == names
     assert [column.unit for column in dataset_columns(names) if column.name == "log_pt"] == ["ln(GeV)"]
+
+
+def test_columns_say_what_they_are_computed_from():
+    """Variables are written out, and the unit of the file where a branch is read as it stands: a name alone says neither."""
+    given = {
+        "variables": {"raw": "1 - j_factor", "scale": "raw * 2"},
+        "nodes": ["log_pt", {"d0": "tanh(c_d0)"}],
+        "graph": [{"corrected": "jet_pt * scale"}, {"area": {"value": "j_area", "description": "of the jet"}}],
+    }
+    formulas = {column.name: column.formula for column in dataset_columns(recipe(**given))}
+    assert formulas["log_pt"] == "log_pt"
+    assert formulas["d0"] == "tanh(c_d0)"
+    assert formulas["corrected"] == "jet_pt * scale; raw = 1 - j_factor; scale = raw * 2"
+    assert formulas["area"] == "j_area"
+    assert formulas["px"] == formulas["jet_pt"] == formulas["weight"] == ""
+    in_mev = {column.name: column.formula for column in dataset_columns(recipe(energy_unit="MeV", **given))}
+    assert in_mev["log_pt"] == "log_pt"
+    assert in_mev["d0"] == "tanh(c_d0); energy_unit = MeV"
+    assert in_mev["corrected"].endswith("; energy_unit = MeV")
+
+
+def test_formulas_stand_in_the_manifest_and_not_in_the_shards():
+    columns = dataset_columns(recipe(graph=[{"area": "j_area"}]))
+    content = [column.as_dict() for column in columns]
+    assert {column["name"]: column["formula"] for column in content}["area"] == "j_area"
+    assert columns_from_manifest(content) == columns
+    older = [{key: value for key, value in column.items() if key != "formula"} for column in content]
+    assert {column.formula for column in columns_from_manifest(older)} == {""}
+    assert all(set(field.metadata) == {b"role", b"unit", b"description"} for field in arrow_schema(columns))
 
 
 def test_null_removes_an_entry_of_an_earlier_file():

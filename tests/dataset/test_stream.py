@@ -167,7 +167,7 @@ def test_a_damaged_shard_is_an_error_with_its_name_not_wrong_numbers(toy_dataset
     damaged = dataclasses.replace(toy_dataset, path=tmp_path)
     for other in toy_dataset.shards("train")[1:]:
         (tmp_path / other.path).write_bytes((toy_dataset.path / other.path).read_bytes())
-    with pytest.raises(DataError, match=r"part-00000\.parquet"):
+    with pytest.raises(DataError, match=rf"part-00000\.parquet.* if it is damaged, remove the folder {tmp_path} and run"):
         list(JetStream(damaged, "train", CONFIG))
 
 

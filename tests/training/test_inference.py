@@ -1,5 +1,6 @@
 """A table of predictions holds every jet of the split once, with what the shards and the model say."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,30 @@ def test_a_finished_run_is_not_made_again(run: Path) -> None:
     assert (run / "metrics.json").stat().st_mtime_ns == before
 
 
+def test_a_feature_that_is_computed_differently_is_noticed(run: Path, tmp_path: Path, caplog) -> None:
+    nodes = "recipe.nodes=[log_energy,log_pt,delta_eta,delta_phi,eta,{em_fraction: clus_fEM},{had1_fraction: clus_fHAD1},"
+    nodes += "{had2_fraction: clus_fHAD2},{depth: clus_lambda},{width: clus_r2},{log_density: clus_density},"
+    nodes += "{max_cell_fraction: clus_emaxfrac},{log_significance: clus_significance},{log_num_cells: clus_ncell},log_energy_fraction]"
+    other = make_dataset(tmp_path, 100, nodes)
+    write_predictions(run, other.path, "train", tmp_path / "p.parquet")
+    assert "feature width is computed as 'clus_r2'" in caplog.text
+    assert "feature em_fraction" not in caplog.text
+
+
+def test_the_training_data_are_not_needed_any_more(toy_dataset: Manifest, run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    text = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(text.replace(str(toy_dataset.path), "/gone/dataset"))
+    tables = [
+        pq.read_table(write_predictions(folder, toy_dataset.path, "val", tmp_path / f"{i}.parquet"))
+        for i, folder in enumerate((run, moved))
+    ]
+    assert tables[0].equals(tables[1])
+
+
 def test_data_with_other_features_and_folders_without_a_run_are_refused(run: Path, tmp_path: Path) -> None:
     other = make_dataset(tmp_path, 100, "recipe.nodes=[log_energy]")
-    with pytest.raises(DataError, match="node features"):
+    with pytest.raises(DataError, match=r"other features than .*: nothing, not log_pt"):
         write_predictions(run, other.path, "train", tmp_path / "p.parquet")
     with pytest.raises(DataError, match="is not the output of `distjet train`"):
         write_predictions(tmp_path, other.path, "train", tmp_path / "p.parquet")

@@ -1,0 +1,207 @@
+"""Spec: one type per column over all files, tasks of bounded size, and a failing machine is not a broken file."""
+
+import errno
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distjet.dataset import root
+from distjet.dataset.convert import ConvertTask, convert
+from distjet.dataset.plan import InputFile, LookTask, look
+from distjet.dataset.prepare import prepare
+from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.root import describe_file, read_branches
+from distjet.errors import DataError
+from distjet.execution import in_process
+from tests.dataset.files import TREE, configure, random_ntuple, read_all, run, shard_bytes, write_ntuple
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def floating_flavour(num_events: int, seed: int, first_event: int, value: float = 3.75) -> dict:
+    """Make an ntuple in which the flavour is a float, `value` for its first jet, which passes all cuts."""
+    arrays = random_ntuple(num_events, seed, first_event)
+    arrays["truthjet_flavour"] = arrays["truthjet_flavour"].astype(np.float32)
+    arrays["truthjet_flavour"][0] = value
+    for name in ("jet_isTruthMatched", "jet_isIsolated", "truthjet_isIsolated"):
+        arrays[name][0] = True
+    return arrays
+
+
+class TestWholeNumbers:
+    """Spec: a spectator is int32 if it is a branch of small whole numbers in every file that is used, else float32."""
+
+    @pytest.mark.parametrize("names", [("a.root", "b.root"), ("b.root", "a.root")])
+    def test_one_file_with_floats_makes_the_column_float(self, tmp_path, names):
+        write_ntuple(tmp_path / "in/s" / names[0], random_ntuple(40, seed=1))
+        write_ntuple(tmp_path / "in/s" / names[1], floating_flavour(40, seed=2, first_event=1000))
+        manifest = run(tmp_path / "out", str(tmp_path / "in"))
+        rows = {(row["event"], row["jet_index"]): row["flavour"] for row in read_all(manifest).to_pylist()}
+        assert manifest.column("flavour").dtype == "float32"
+        assert manifest.column("npv").dtype == "int32"
+        assert rows[1000, 0] == 3.75
+
+    def test_nan_in_such_a_file_quarantines_its_jet(self, tmp_path):
+        write_ntuple(tmp_path / "in/s/a.root", random_ntuple(40, seed=1))
+        write_ntuple(tmp_path / "in/s/b.root", floating_flavour(40, 2, 1000, value=np.nan))
+        with pytest.raises(DataError, match=r"1 of 160 jets .*b.root entry 0 jet 0: column 'flavour' is not finite"):
+            run(tmp_path / "out", str(tmp_path / "in"))
+
+    def test_a_file_that_is_not_used_does_not_count(self, tmp_path):
+        write_ntuple(tmp_path / "in/s/a.root", random_ntuple(40, seed=1))
+        unusable = floating_flavour(40, 2, 1000)
+        del unusable["rho"]
+        write_ntuple(tmp_path / "in/s/b.root", unusable)
+        manifest = run(tmp_path / "out", str(tmp_path / "in"), tolerance={"max_files": 1})
+        assert manifest.column("flavour").dtype == "int32"
+
+    def test_a_name_of_the_recipe_is_not_the_branch_of_that_name(self, tmp_path):
+        arrays = random_ntuple(40, seed=1)
+        arrays["truthjet_m"] = np.full(80, 2700, np.int32)
+        path = write_ntuple(tmp_path / "a.root", {**arrays, "true_mass": arrays["truthjet_m"]})
+        recipe = configure(tmp_path, "x").recipe.model_dump(mode="json")
+        recipe["truth"]["mass"] = "true_mass / 1000"
+        recipe["spectators"] = [{"heavy": "true_mass"}]
+        manifest = run(tmp_path / "out", str(path), recipe=recipe)
+        assert set(read_all(manifest)["heavy"].to_pylist()) == {float(np.float32(2.7))}
+
+    @pytest.mark.parametrize("value", [3.75, np.nan, 3e9])
+    def test_what_is_not_a_small_whole_number_is_never_stored_as_one(self, tmp_path, value):
+        path = write_ntuple(tmp_path / "a.root", floating_flavour(40, 1, 0, value=value))
+        recipe = configure(tmp_path, "x").recipe.model_dump(mode="json")
+        task = ConvertTask(str(path), "uuid", "s", 0, 80, recipe, ("flavour",), 1, 0.8, 0.1, str(tmp_path / "work"))
+        record = convert(task)
+        assert record["quarantined"] == [(0, 0, "column 'flavour' is not finite")]
+
+
+class TestRanges:
+    """Spec: ranges cover a file once, end at cluster boundaries where these are close enough, and are bounded."""
+
+    @given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(1, 60))
+    def test_ranges_cover_the_file_and_are_bounded(self, sizes, target):
+        clusters = (0, *np.cumsum(sizes).tolist())
+        ranges = list(InputFile("a", "s", entries=clusters[-1], clusters=clusters).ranges(target))
+        assert [0, *(stop for _, stop in ranges)] == [*(start for start, _ in ranges), clusters[-1]]
+        assert max(stop - start for start, stop in ranges) < 3 * target
+        assert all(stop - start >= target for start, stop in ranges[:-1])
+        wide = [(low, high) for low, high in pairwise(clusters) if high - low > 2 * target]
+        for _, stop in ranges:
+            assert stop in clusters or any(low < stop < high and (stop - low) % target == 0 for low, high in wide)
+
+    def test_clusters_of_the_usual_size_are_not_cut(self):
+        file = InputFile("a", "s", entries=100, clusters=(0, 20, 40, 60, 80, 100))
+        assert list(file.ranges(30)) == [(0, 40), (40, 80), (80, 100)]
+        assert list(file.ranges(10)) == [(0, 20), (20, 40), (40, 60), (60, 80), (80, 100)]
+
+    @pytest.mark.parametrize("name", ["jets_ttree_zstd.root", "jets_rntuple_zstd.root"])
+    def test_a_file_whose_baskets_are_not_aligned_gives_the_same_bytes(self, tmp_path, name):
+        """The baskets of the TTree end at 148, 294 and 300 in some branches, at 300 in the others."""
+        recipe = {
+            "tree": "tree",
+            "constituents": {"px": "part_px", "py": "part_py", "pz": "part_pz", "energy": "part_energy"},
+            "nodes": ["log_pt", {"charge": "part_charge"}],
+            "graph": [{"measured_pt": "branch('jet_pt')"}],
+        }
+        shards, tasks = [], []
+
+        def counting(function, given_tasks, *, description):
+            tasks.append(len(given_tasks))
+            yield from in_process(function, given_tasks, description=description)
+
+        for entries_per_task in (40, 10**9):
+            output = tmp_path / str(entries_per_task)
+            config = PrepareConfig(inputs=str(DATA / name), output=output, recipe=recipe, entries_per_task=entries_per_task)
+            prepare(config, counting)
+            shards.append({path.relative_to(output): path.read_bytes() for path in output.rglob("*.parquet")})
+        assert describe_file(str(DATA / name), "tree", ["part_px", "jet_pt"])["clusters"] == [0, 300]
+        assert shards[0] == shards[1]
+        assert tasks[1] == 8
+        assert tasks[4] == 1
+
+
+class TestFailingMachine:
+    """Spec: what the machine reports is raised, for the scheduler to try again; only a broken file is quarantined."""
+
+    ERRORS = (
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        OSError(errno.EMFILE, "Too many open files"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        TimeoutError("no answer"),
+        MemoryError("no memory"),
+    )
+
+    @pytest.fixture
+    def path(self, tmp_path) -> str:
+        return str(write_ntuple(tmp_path / "in/s/a.root", random_ntuple(60, seed=1), parts=3))
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__ + str(getattr(error, "errno", "")))
+    @pytest.mark.parametrize("place", ["open", "read"])
+    def test_its_errors_are_raised_with_the_name_of_the_file(self, path, monkeypatch, error, place):
+        def fail(*_args, **_kwargs):
+            raise type(error)(*error.args)
+
+        if place == "open":
+            monkeypatch.setattr(uproot, "open", fail)
+            with pytest.raises(type(error)) as caught:
+                look(LookTask(path, TREE, ("rho",)))
+        else:
+            monkeypatch.setattr(root, "_flatten", fail)
+            with pytest.raises(type(error)) as caught:
+                read_branches(path, TREE, ["rho"], 0, 10)
+        assert not isinstance(caught.value, DataError)
+        assert caught.value.__notes__ == [f"while reading {path}"]
+
+    def test_a_task_that_is_tried_again_loses_nothing(self, path, tmp_path, monkeypatch):
+        """A disk that fails at every third opening, and a scheduler with one retry."""
+        calls, original = [], uproot.open
+
+        def flaky(*args, **kwargs):
+            calls.append(args)
+            if len(calls) % 3 == 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return original(*args, **kwargs)
+
+        def patient(function, tasks, *, description):
+            for index, task in enumerate(tasks):
+                try:
+                    yield index, function(task)
+                except OSError:
+                    yield index, function(task)
+
+        expected = shard_bytes(run(tmp_path / "calm", path))
+        monkeypatch.setattr(uproot, "open", flaky)
+        manifest = run(tmp_path / "out", path, patient, entries_per_task=10)
+        assert len(calls) > 6
+        assert [item["fate"] for item in manifest.content["inputs"]] == ["used"]
+        assert shard_bytes(manifest) == expected
+
+    def test_an_absent_file_is_a_broken_file(self, tmp_path):
+        found = look(LookTask(str(tmp_path / "gone.root"), TREE, ("rho",)))
+        assert found["size_bytes"] == 0
+        assert "gone.root cannot be read: FileNotFoundError" in found["error"]
+
+    @pytest.mark.parametrize("seed", range(12))
+    def test_a_broken_file_is_never_a_failing_machine(self, tmp_path, seed):
+        """Cut the file, or overwrite a part of it with noise; uproot then raises many things, or notices nothing."""
+        rng = np.random.default_rng(seed)
+        content = bytearray((DATA / "jets_ttree_zstd.root").read_bytes())
+        place = int(rng.integers(100, len(content) - 600))
+        if seed % 3 == 0:
+            content = content[:place]
+        else:
+            place = place if seed % 3 == 1 else len(content) - 2000
+            content[place : place + 500] = rng.bytes(500)
+        path = tmp_path / "broken.root"
+        path.write_bytes(content)
+        try:
+            found = describe_file(str(path), "tree", ["part_px", "jet_pt"])
+            read_branches(str(path), "tree", list(found["branches"]), 0, found["entries"])
+        except DataError as error:
+            assert str(path) in str(error)  # noqa: PT017 - not raising is right as well, where nothing was noticed
