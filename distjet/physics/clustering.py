@@ -111,6 +111,9 @@ def select_groups(values: NDArray[Any], offsets: Offsets, chosen: NDArray[np.int
 def kt_median_rho(p4: Floats, max_abs_eta: float = 2.0, radius: float = 0.4) -> float:
     """Pileup density of one event: the median pT / area of its kT jets, with FastJet's active areas.
 
+    The ghosts stand on an exact grid and are equally soft. FastJet scatters them otherwise, with random numbers that go on from
+    call to call, so that the density of an event would depend on what the process did before; it is the same on average.
+
     Args:
         p4: Four-vectors in GeV, shape (N, 4).
         max_abs_eta: Jets beyond are not used.
@@ -123,7 +126,10 @@ def kt_median_rho(p4: Floats, max_abs_eta: float = 2.0, radius: float = 0.4) -> 
         Cacciari, Salam, "Pileup subtraction using jet areas", arXiv:0707.1378.
     """
     fj = fastjet()
-    area = fj.AreaDefinition(fj.active_area_explicit_ghosts, fj.GhostedAreaSpec(max_abs_eta + 2 * radius))
+    ghosts = fj.GhostedAreaSpec(max_abs_eta + 2 * radius)
+    ghosts.set_grid_scatter(0.0)
+    ghosts.set_pt_scatter(0.0)
+    area = fj.AreaDefinition(fj.active_area_explicit_ghosts, ghosts)
     estimator = fj.JetMedianBackgroundEstimator(fj.SelectorAbsEtaMax(max_abs_eta), jet_definition(radius, "kt"), area)
     estimator.set_particles([fj.PseudoJet(*row) for row in p4.tolist()])
     return float(estimator.rho())

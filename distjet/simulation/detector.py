@@ -34,8 +34,10 @@ MIN_ENERGY_GEV = 0.15
 "Particles with less leave no visible signal."
 SEGMENT_MAX_ABS_ETA = 2.7
 "Coverage of the muon chambers."
+MUON_DEPOSIT_GEV = 2.0
+"Signal of a muon that crosses the calorimeter; one with less energy leaves all it has."
 MIN_MUON_ENERGY_GEV = 3.0
-"A muon with less stops in the calorimeter."
+"A muon with less does not reach the muon chambers: what the calorimeter leaves of it stops in the material behind."
 GEV_PER_SEGMENT = 30.0
 "Energy behind the calorimeter that makes one more muon segment, on average."
 
@@ -55,7 +57,13 @@ class PileupNoise(NamedTuple):
 
 
 class NoiseTerms(NamedTuple):
-    """Per cell and event, in GeV: what the noise is, what is thought of it, what is subtracted; (NUM_ETA, NUM_SAMPLINGS)."""
+    """Noise of a cell in one event, in GeV; three arrays of shape (NUM_ETA, NUM_SAMPLINGS).
+
+    Attributes:
+        drawn_gev: Gaussian noise that is drawn: electronics and neighbouring crossings (in-time pileup is added as deposits).
+        expected_gev: All that fluctuates, in-time pileup too: the sigma of a cell's significance.
+        offset_gev: Mean of the neighbouring crossings, negative.
+    """
 
     drawn_gev: Floats
     expected_gev: Floats
@@ -93,11 +101,15 @@ def noise_terms(electronic_gev: Floats, pileup: PileupNoise, mu: float, out_of_t
         mu: Mean number of collisions per crossing.
         out_of_time: Share of the mean energy that the pulse shape removes, and the noise of neighbouring crossings in units of
             the in-time fluctuation.
+
+    Reference:
+        ATLAS Collaboration, "Topological cell clustering in the ATLAS calorimeters", arXiv:1603.02934: sigma is the sum in
+        quadrature of the electronic and of the whole pileup noise.
     """
     subtraction, out_of_time_noise = out_of_time
-    fluctuation = pileup.rms_gev * math.sqrt(mu)
-    drawn = np.hypot(electronic_gev, out_of_time_noise * fluctuation)
-    return NoiseTerms(drawn, np.hypot(electronic_gev, fluctuation), -subtraction * mu * pileup.mean_gev)
+    in_time = pileup.rms_gev * math.sqrt(mu)
+    drawn = np.hypot(electronic_gev, out_of_time_noise * in_time)
+    return NoiseTerms(drawn, np.hypot(drawn, in_time), -subtraction * mu * pileup.mean_gev)
 
 
 def gaussian_quantiles() -> Floats:
@@ -154,7 +166,7 @@ def deposit(
         if species in (11, 22):
             _electromagnetic_shower(axis, p4[i, 3], detector, energy, rng)
         elif species == 13:
-            _spread(axis, 1, 2.0, (0.01, 1), energy, rng)
+            _spread(axis, 1, min(MUON_DEPOSIT_GEV, p4[i, 3]), (0.01, 1), energy, rng)
         else:
             leaked[i] = _hadronic_shower(axis, p4[i, 3], detector, energy, rng)
 

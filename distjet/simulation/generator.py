@@ -22,6 +22,9 @@ Integers = NDArray[np.integer]
 
 MILLIBARN_IN_PICOBARN = 1e9
 
+NUM_PYTHIA_SEEDS = 900_000_000
+"Pythia takes seeds from 1 to this."
+
 BATCH_EVENTS = 100
 "Events in memory at a time; the order of random numbers depends on it, so it is a constant."
 
@@ -80,8 +83,14 @@ def process_settings(sample: SampleConfig, config: GeneratorConfig) -> tuple[str
 
 
 def pythia_seed(seed: int, stream: str, index: int = 0) -> int:
-    """Derive a seed in Pythia's range 1..900000000 for one stream of events."""
-    return int(np.random.SeedSequence(entropy(seed, stream, index)).generate_state(1)[0] % 900_000_000) + 1
+    """Derive a seed in Pythia's range 1..900000000 for one stream of events.
+
+    The files of a stream (a sample) have consecutive seeds, the first of which the run's seed and the stream's name decide: no
+    two of them can be equal, as hashes would be now and then, and a sample's events do not depend on the other samples.
+    Pythia's generator has another sequence for each seed, near or far.
+    """
+    first = int(np.random.SeedSequence(entropy(seed, stream)).generate_state(1)[0])
+    return (first + index) % NUM_PYTHIA_SEEDS + 1
 
 
 def start_pythia(settings: tuple[str, ...], ecm_gev: float, seed: int) -> Any:

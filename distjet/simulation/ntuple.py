@@ -33,6 +33,7 @@ SCALAR_BRANCHES = {
     "rho": "f4",
     "pthat": "f4",
     "leading_truth_pt": "f4",
+    "leading_jets_pt": "f4",
     "jet_pt": "f4",
     "jet_eta": "f4",
     "jet_phi": "f4",

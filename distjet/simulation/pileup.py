@@ -77,7 +77,7 @@ def make_library(task: LibraryTask) -> dict[str, object]:
     path = Path(task.path)
     if not path.exists():
         save_library(simulate_library(SharedSettings.model_validate(task.settings)), path)
-    return {"path": task.path}
+    return {"path": task.path, "size_bytes": path.stat().st_size}
 
 
 def simulate_library(settings: SharedSettings) -> Library:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from distjet.config import Config
 from distjet.run_directory import identity_hash
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 "Part of every task's hash: raise it when the simulation changes what it writes, so that old files are made anew."
 
 TREES = {0.2: "AntiKt2EMTopoJets", 0.4: "AntiKt4EMTopoJets", 1.0: "AntiKt10EMTopoJets"}

@@ -2,16 +2,19 @@
 
 Three lists of pure tasks go through `execute`: the pileup library, the cross-sections, the files. A finished file has a record
 beside it with the hash of its task, so the same command continues a killed run and redoes nothing. `samples.json` is written
-last; a directory without it is not complete.
+last, when every file has been seen from here; a directory without it is not complete. Tasks hold absolute paths, because the
+workers have another working directory; what is written holds relative ones.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distjet.errors import DataError
 from distjet.execution import Execute
 from distjet.run_directory import claim, read_json, write_json
 from distjet.simulation.generator import Events, cross_section_pb, generate, process_settings, pythia_seed, start_pythia
@@ -35,6 +38,9 @@ from distjet.simulation.samples import (
 
 SAMPLES_FILE = "samples.json"
 
+PATIENCE_S = 60.0
+"How long a network file system may hide a file that another machine has just written (NFS remembers for up to a minute)."
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,20 +57,26 @@ def simulate(config: SimulateConfig, execute: Execute) -> dict[str, Any]:
     Raises:
         UserError: If Pythia or FastJet is missing or rejects a setting.
         ConfigError: If the output directory belongs to another configuration.
+        DataError: If a file that a worker has written is not here.
     """
+    config = config.model_copy(update={"output": config.output.absolute()})
     claim(config.output, "simulate", config.identity())
     cross_sections = measure_cross_sections(config, execute)
     library = library_task(config)
     if library is not None and not Path(library.path).exists():
-        list(execute(make_library, [library], description="pileup library"))
+        for _, made in execute(make_library, [library], description="pileup library"):
+            check_arrived(Path(library.path), made["size_bytes"])
     tasks = file_tasks(config, cross_sections)
     records: list[dict[str, Any] | None] = [finished_record(task) for task in tasks]
     missing = [number for number, record in enumerate(records) if record is None]
     logger.info("%d of %d files to simulate", len(missing), len(tasks))
     for number, record in execute(simulate_file, [tasks[n] for n in missing], description="simulate"):
         records[missing[number]] = record
+    finished = [record for record in records if record is not None]
+    for record in finished:
+        check_arrived(config.output / record["sample"] / record["file"], record["size_bytes"])
     remove_leftovers(config)
-    summary = summarise(config, cross_sections, [record for record in records if record is not None])
+    summary = summarise(config, cross_sections, finished)
     write_json(config.output / SAMPLES_FILE, summary)
     return summary
 
@@ -148,6 +160,23 @@ def _identified(table: JetTable, task: FileTask, first_event: int) -> JetTable:
     columns["mcChannelNumber"] = np.full(len(event), FIRST_CHANNEL_NUMBER + task.run_number)
     columns["mcEventWeight"] = weight * task.weight_pb
     return JetTable(columns, table.clusters, table.cluster_offsets)
+
+
+def check_arrived(path: Path, size_bytes: int) -> None:
+    """Wait a little for a file that a worker says it has written.
+
+    Raises:
+        DataError: If the file is not here, or has another size.
+    """
+    give_up = time.monotonic() + PATIENCE_S
+    while (found := path.stat().st_size if path.exists() else None) != size_bytes:
+        if time.monotonic() >= give_up:
+            state = "is not there" if found is None else f"has {found}"
+            raise DataError(
+                f"a worker has written {path} with {size_bytes} bytes, but seen from here it {state}; "
+                "workers must see the same file system as this process: choose an output=... that all of them share"
+            )
+        time.sleep(0.2)
 
 
 def remove_leftovers(config: SimulateConfig) -> None:

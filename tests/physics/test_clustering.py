@@ -7,7 +7,7 @@ import pytest
 
 from distjet.errors import UserError
 from distjet.physics import clustering
-from distjet.physics.clustering import cluster, jet_definition, select_groups
+from distjet.physics.clustering import cluster, jet_definition, kt_median_rho, select_groups
 from distjet.physics.kinematics import sum_groups
 
 
@@ -50,6 +50,30 @@ def test_selected_groups_keep_their_values():
     values, offsets = select_groups(np.arange(6), np.array([0, 2, 2, 6]), np.array([2, 0, 1]))
     np.testing.assert_array_equal(values, [2, 3, 4, 5, 0, 1])
     np.testing.assert_array_equal(offsets, [0, 4, 6, 6])
+
+
+def test_density_is_a_function_of_the_event_alone(toy, dense_toy):
+    event, sparse, other = dense_toy.p4[dense_toy.event(0)], toy.p4[toy.event(0)], dense_toy.p4[dense_toy.event(1)]
+    densities = [kt_median_rho(event) for _ in range(4)]
+    low = kt_median_rho(sparse)
+    for _ in range(3):
+        kt_median_rho(other)
+        densities.append(kt_median_rho(event))
+        assert kt_median_rho(sparse) == low
+    assert len(set(densities)) == 1
+    assert densities[0] != kt_median_rho(other) > 10 * low
+
+
+def test_density_agrees_with_scattered_ghosts_on_average(dense_toy):
+    area = classic.AreaDefinition(classic.active_area_explicit_ghosts, classic.GhostedAreaSpec(2.8))
+    estimator = classic.JetMedianBackgroundEstimator(classic.SelectorAbsEtaMax(2.0), jet_definition(0.4, "kt"), area)
+    differences = []
+    for number in range(4):
+        particles = dense_toy.p4[dense_toy.event(number)]
+        estimator.set_particles([classic.PseudoJet(*row) for row in particles.tolist()])
+        differences.append(kt_median_rho(particles) / estimator.rho() - 1)
+    assert np.max(np.abs(differences)) < 0.08
+    assert abs(np.mean(differences)) < 0.04
 
 
 def test_missing_fastjet_names_the_extra(monkeypatch):

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from distjet.physics.kinematics import to_cartesian
@@ -69,6 +71,25 @@ def test_neutrinos_are_invisible_and_muons_leave_little():
     assert mean_response(MUON, 100.0, charge=-1.0) == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize(("energy_gev", "deposited_gev"), [(0.5, 0.5), (1.0, 1.0), (2.5, 2.0), (1000.0, 2.0)])
+def test_muons_create_no_energy(energy_gev, deposited_gev):
+    grid, leaked = simulate(MUON, energy_gev, charge=-1.0)
+    assert grid.sum() / 400 == pytest.approx(deposited_gev, rel=1e-9)
+    assert leaked.sum() == 0.0
+
+
+@settings(deadline=None)  # the first call may compile
+@given(
+    pdg=st.sampled_from([PHOTON, KAON_LONG, MUON, NEUTRINO]),
+    energy_gev=st.floats(0.2, 100.0),
+    eta=st.floats(-4.5, 4.5),
+)
+def test_no_particle_is_measured_far_above_its_energy(pdg, energy_gev, eta):
+    grid, _ = simulate(pdg, energy_gev, eta, charge=-1.0 if pdg == MUON else 0.0, num=1)
+    fluctuation = 6 * (0.45 * np.sqrt(energy_gev) + 0.04 * energy_gev) if pdg in {PHOTON, KAON_LONG} else 1e-9
+    assert grid.sum() <= energy_gev + fluctuation
+
+
 def test_azimuth_is_periodic():
     reference, _ = simulate(KAON_LONG, 50.0, phi=0.4)
     for turn in (1, 60, 127):
@@ -107,4 +128,5 @@ def test_noise_has_the_wanted_mean_and_width():
     central = slice(60, 136)
     np.testing.assert_allclose(grid[central].mean(axis=(0, 1)), -0.9 * 25 * 0.01, atol=0.004)
     np.testing.assert_allclose(grid[central].std(axis=(0, 1)), np.hypot([0.035, 0.05, 0.06], 0.05), rtol=0.03)
-    np.testing.assert_allclose(terms.expected_gev[100], np.hypot([0.035, 0.05, 0.06], 0.1), rtol=1e-12)
+    total = np.sqrt(np.square([0.035, 0.05, 0.06]) + 0.1**2 + 0.05**2)  # electronics, in-time and out-of-time pileup
+    np.testing.assert_allclose(terms.expected_gev[100], total, rtol=1e-12)

@@ -69,6 +69,19 @@ def test_seeds_differ_between_streams_and_files():
     assert all(1 <= seed <= 900_000_000 for seed in seeds)
 
 
+def test_no_two_files_of_a_sample_share_a_seed():
+    seeds = {pythia_seed(1, "dijet_JZ1", index) for index in range(200_000)}
+    assert len(seeds) == 200_000
+    assert min(seeds) >= 1
+    assert max(seeds) <= 900_000_000
+
+
+def test_seeds_go_on_at_1_after_the_largest():
+    first = pythia_seed(1, "a")
+    around = [pythia_seed(1, "a", 900_000_000 - first + step) for step in range(3)]
+    assert around == [900_000_000, 1, 2]
+
+
 def test_cross_section_agrees_with_the_full_generation(pythia, events):
     apart = cross_section_pb(SAMPLE, GeneratorConfig(cross_section_trials=4000), 3)
     info = pythia.infoPython()

@@ -1,8 +1,19 @@
 import numpy as np
 import pytest
 
-from distjet.simulation.detector import CELL_PHI, GRID, NUM_PHI, NUM_SAMPLINGS
+from distjet.simulation.detector import (
+    CELL_PHI,
+    GRID,
+    NUM_ETA,
+    NUM_PHI,
+    NUM_SAMPLINGS,
+    add_noise,
+    electronic_noise,
+    gaussian_quantiles,
+    noise_terms,
+)
 from distjet.simulation.pileup import Overlay, add_deposits, draw_overlay, load_library, primary_vertex_tracks, save_library
+from distjet.simulation.samples import DetectorConfig
 
 
 def grid_of(library, collision):
@@ -37,6 +48,23 @@ def test_mean_and_rms_per_cell_agree_with_the_full_grids(library):
     both_sides = np.concatenate([grids, grids[:, ::-1]])
     np.testing.assert_allclose(library.noise.mean_gev, both_sides.mean(axis=(0, 2)), atol=1e-9)
     np.testing.assert_allclose(library.noise.rms_gev, both_sides.std(axis=(0, 2)), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("out_of_time_noise", [0.5, 2.0])
+def test_expected_noise_is_the_rms_of_cells_in_empty_crossings(library, out_of_time_noise):
+    rng, mu, num_events = np.random.default_rng(3), 50.0, 40
+    terms = noise_terms(electronic_noise(DetectorConfig()), library.noise, mu, (0.9, out_of_time_noise))
+    square = np.zeros((NUM_ETA, NUM_SAMPLINGS))
+    for _ in range(num_events):
+        grid = np.zeros(GRID)
+        add_deposits(library, draw_overlay(library, rng.poisson(mu), rng), grid)
+        draws = rng.integers(0, 65536, grid.size, dtype=np.uint16)
+        add_noise(grid, draws, gaussian_quantiles(), terms.drawn_gev, terms.offset_gev)
+        square += ((grid - 0.1 * mu * library.noise.mean_gev[:, np.newaxis]) ** 2).mean(axis=1)
+    pulls = np.sqrt(square / num_events) / terms.expected_gev
+    forward = np.r_[0:30, NUM_ETA - 30 : NUM_ETA]  # here pileup dominates
+    assert pulls.mean() == pytest.approx(1.0, abs=0.04)
+    assert pulls[forward].mean() == pytest.approx(1.0, abs=0.04)
 
 
 def test_tracks_turn_with_the_deposits(library, busiest):

@@ -1,15 +1,18 @@
+import contextlib
 import hashlib
+import threading
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
 import pytest
 import uproot
 
-from distjet.errors import ConfigError
+from distjet.errors import ConfigError, DataError
 from distjet.execution import in_process
 from distjet.physics.kinematics import to_cartesian
-from distjet.run_directory import read_json
-from distjet.simulation.simulate import simulate
+from distjet.run_directory import read_json, write_atomically
+from distjet.simulation.simulate import check_arrived, simulate
 
 from .conftest import small_config
 
@@ -28,6 +31,15 @@ def never(function, tasks, *, description):
 
 def hashes(output):
     return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.root")}
+
+
+def pretend(function, tasks, *, description):
+    """Say that all is done, and leave nothing."""
+    for index, task in enumerate(tasks):
+        record = {"cross_section_pb": 1.0, "size_bytes": 100}
+        if description == "simulate":
+            record |= {"sample": task.sample, "file": Path(task.path).name}
+        yield index, record
 
 
 def jets_of(config, summary, tree="AntiKt4EMTopoJets"):
@@ -84,6 +96,55 @@ def test_a_truncated_file_is_made_anew(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     simulate(config, in_process)
     assert hashes(tmp_path) == expected
+
+
+def test_workers_in_another_directory_write_to_the_same_place(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+
+    def elsewhere(function, tasks, *, description):
+        for index, task in enumerate(tasks):
+            with contextlib.chdir(there):
+                result = function(task)
+            yield index, result
+
+    monkeypatch.chdir(here)
+    summary = simulate(small_config(Path("out"), samples={"a": {"pthat_min_gev": 60, "num_events": 2}}), elsewhere)
+    assert summary["a"]["files"] == ["a/a_00000.root"]
+    assert (here / "out" / "a" / "a_00000.root").is_file()
+    assert list(there.iterdir()) == []
+    assert [path.name for path in here.rglob("*.json") if str(tmp_path) in path.read_text()] == []
+
+
+@pytest.mark.parametrize(("mu", "missing"), [([0, 0], "dijet_JZ1_00000.root"), ([5, 20], "library_")])
+def test_files_that_stay_on_another_machine_are_missed(tmp_path, monkeypatch, mu, missing):
+    monkeypatch.setattr("distjet.simulation.simulate.PATIENCE_S", 0.0)
+    with pytest.raises(DataError, match=rf"{missing}.* is not there; workers must see the same file system"):
+        simulate(small_config(tmp_path, pileup={"mu": mu}), pretend)
+    assert not (tmp_path / "samples.json").exists()
+
+
+def test_a_file_of_another_size_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("distjet.simulation.simulate.PATIENCE_S", 0.0)
+
+    def truncated(function, tasks, *, description):
+        for index, record in pretend(function, tasks, description=description):
+            if description == "simulate":
+                write_atomically(Path(tasks[index].path), b"x" * 99)
+            yield index, record
+
+    with pytest.raises(DataError, match=r"dijet_JZ1_00000\.root with 100 bytes, but seen from here it has 99"):
+        simulate(small_config(tmp_path, pileup={"mu": [0, 0]}), truncated)
+    assert not (tmp_path / "samples.json").exists()
+
+
+def test_a_file_may_appear_late(tmp_path):
+    late = threading.Timer(0.3, (tmp_path / "late").write_bytes, [b"123"])
+    late.start()
+    check_arrived(tmp_path / "late", 3)
+    late.join()
+    assert (tmp_path / "late").stat().st_size == 3
 
 
 def test_another_configuration_is_refused(small_run):
@@ -146,6 +207,26 @@ def test_cuts_and_flags_of_the_jets(small_run):
     assert np.all(jets.leading_truth_pt[matched] >= jets.truthjet_pt[matched] - 1e-3)
     assert np.all((ak.flatten(jets.clus_fPU) >= 0) & (ak.flatten(jets.clus_fPU) <= 1))
     assert np.all((jets.averageInteractionsPerCrossing >= 5) & (jets.averageInteractionsPerCrossing < 20))
+
+
+def test_events_dominated_by_pileup_can_be_told(small_run, tmp_path):
+    """The event's jets of R = 0.4 stand in every tree, whichever radii are written."""
+    config, summary = small_run
+    large, small = jets_of(config, summary), jets_of(config, summary, "AntiKt2EMTopoJets")
+    known = {}
+    for key in set(zip(large.runNumber.tolist(), large.eventNumber.tolist(), strict=True)):
+        own = large[(large.runNumber == key[0]) & (large.eventNumber == key[1])]
+        if set(own.jet_index.tolist()) >= {0, 1}:  # the leading jets are within max_abs_eta
+            known[key] = own.jet_pt[own.jet_index < 2].to_numpy().mean()
+    assert len(known) > 5
+    samples = {"dijet_JZ1": config.samples["dijet_JZ1"].model_dump()}
+    alone_config = small_config(tmp_path, samples=samples, jets={"radii": [0.2]})
+    alone = jets_of(alone_config, simulate(alone_config, in_process), "AntiKt2EMTopoJets")
+    for jets in (large, small, alone):
+        keys = zip(jets.runNumber.tolist(), jets.eventNumber.tolist(), strict=True)
+        pairs = [(value, known[key]) for key, value in zip(keys, jets.leading_jets_pt.tolist(), strict=True) if key in known]
+        assert len(pairs) > 20
+        np.testing.assert_allclose(*np.transpose(pairs), rtol=1e-6)
 
 
 def test_matched_only_keeps_the_same_matched_jets(small_run, tmp_path):

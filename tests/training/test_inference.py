@@ -63,7 +63,8 @@ def test_a_finished_run_is_not_made_again(run: Path) -> None:
 def test_a_feature_that_is_computed_differently_is_noticed(run: Path, tmp_path: Path, caplog) -> None:
     nodes = "recipe.nodes=[log_energy,log_pt,delta_eta,delta_phi,eta,{em_fraction: clus_fEM},{had1_fraction: clus_fHAD1},"
     nodes += "{had2_fraction: clus_fHAD2},{depth: clus_lambda},{width: clus_r2},{log_density: clus_density},"
-    nodes += "{max_cell_fraction: clus_emaxfrac},{log_significance: clus_significance},{log_num_cells: clus_ncell},log_energy_fraction]"
+    nodes += "{max_cell_fraction: clus_emaxfrac},{log_significance: clus_significance},{log_num_cells: clus_ncell},"
+    nodes += "log_energy_fraction]"
     other = make_dataset(tmp_path, 100, nodes)
     write_predictions(run, other.path, "train", tmp_path / "p.parquet")
     assert "feature width is computed as 'clus_r2'" in caplog.text
