@@ -71,7 +71,8 @@ def load_model(run: Path, config: TrainConfig, manifest: Manifest) -> Constituen
 
 def _check_features(run: Path, manifest: Manifest, here: list[dict[str, str]], trained: list[dict[str, str]]) -> None:
     """Refuse features of other names or units; warn where they are computed differently."""
-    for found, wanted in zip_longest(here, trained, fillvalue={}):
+    nothing: dict[str, str] = {}
+    for found, wanted in zip_longest(here, trained, fillvalue=nothing):
         if (found.get("name"), found.get("unit")) != (wanted.get("name"), wanted.get("unit")):
             raise DataError(f"{manifest.path} has other features than {run} was trained on: {_say(found)}, not {_say(wanted)}")
         if found["formula"] != wanted["formula"]:
