@@ -10,10 +10,7 @@ stream split for floats (smaller and as fast to read), dictionaries for edges an
 it, most flipped bits in zstd data are read back as wrong numbers).
 """
 
-import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ import xxhash
 
 from distjet.dataset.schema import ColumnSpec, arrow_schema, columns_from_manifest
 from distjet.dataset.statistics import summarise_shard
-from distjet.run_directory import identity_hash, read_json, write_json
+from distjet.run_directory import appearing_whole, identity_hash, read_json, write_json
 
 SHARD_VERSION = 1
 "Raised when the bytes of a shard change for the same task."
@@ -132,7 +129,7 @@ def _order(table: pa.Table) -> tuple[np.ndarray, int]:
 
 def write_spill(path: Path, table: pa.Table) -> None:
     """Write rows as one uncompressed Arrow batch, to be memory-mapped."""
-    with _atomic(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with appearing_whole(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table.combine_chunks())
 
 
@@ -140,7 +137,7 @@ def write_shard(path: Path, table: pa.Table, columns: Sequence[ColumnSpec], row_
     """Write a Parquet file atomically."""
     leaf = {column.name: f"{column.name}.list.element" if column.is_list else column.name for column in columns}
     floats = [leaf[column.name] for column in columns if column.dtype in ("float32", "float64")]
-    with _atomic(path) as temporary:
+    with appearing_whole(path) as temporary:
         pq.write_table(
             table,
             temporary,
@@ -180,17 +177,3 @@ def file_hash(path: Path) -> str:
         while block := handle.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; on success it is synced and takes its final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
