@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help quickstart test integration gpu lint format figures clean
 
 help: ## show this menu
-	@grep -E '^[a-z-]+(-NAME)?:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/ready-run: pyproject.toml
 	@echo "== creating .venv and installing distjet with the simulation (about two minutes, once)"

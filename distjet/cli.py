@@ -6,6 +6,7 @@ training exits with 128 plus the signal's number, as batch systems expect.
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,10 +23,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+EXAMPLES = {
+    "simulate": "conf/simulation/dijet.yaml",
+    "prepare": "conf/dataset/distjet.yaml inputs=FOLDER output=FOLDER",
+    "train": "conf/calibration/constituent_gnn.yaml dataset=FOLDER output=FOLDER",
+    "evaluate": "conf/evaluation/response.yaml run=FOLDER output=FOLDER",
+    "quickstart": "conf/quickstart/quickstart.yaml",
+}
+
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE.yaml ...] [dotted.key=value ...]", help="Configuration files, then overrides."),
 ]
+Keys = Annotated[bool, typer.Option("--keys", help="List all keys with their defaults.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 
 
@@ -40,7 +50,11 @@ def run_verb(verb: str, arguments: list[str] | None = None, *, verbose: bool = F
     Returns:
         The verb's result.
     """
+    if arguments == ["--keys"]:
+        return show_keys(verb)
     _set_up_logging(verbose)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # so that a network of one's own is found where one works
     try:
         files, overrides = split_arguments(verb, sys.argv[1:] if arguments is None else arguments)
         return _call(verb, files, overrides)
@@ -65,18 +79,27 @@ def split_arguments(verb: str, arguments: list[str]) -> tuple[list[Path], list[s
     return files, overrides
 
 
+def show_keys(verb: str) -> None:
+    """Print the keys of a verb, one a line: dotted key, default, what it means."""
+    from distjet.config import describe_keys
+    from distjet.verbs import CONFIGS
+
+    for key, default, description in describe_keys(CONFIGS[verb]):
+        value = f"={default}" if default else ":"
+        typer.echo(f"{key}{value}{f'  # {description}' if description else ''}")
+
+
 def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:
     from distjet import verbs
-    from distjet.config import Config, load
+    from distjet.config import load
 
-    models: dict[str, type[Config]] = {
-        "simulate": verbs.SimulateVerb,
-        "prepare": verbs.PrepareVerb,
-        "train": verbs.TrainConfig,
-        "evaluate": verbs.EvaluateVerb,
-        "quickstart": verbs.QuickstartVerb,
-    }
-    config = load(models[verb], files, overrides)
+    try:
+        config: Any = load(verbs.CONFIGS[verb], files, overrides)
+    except ConfigError as error:
+        hint = (
+            "" if files else f"\nStart from a file, e.g. `distjet {verb} {EXAMPLES[verb]}`; `distjet {verb} --keys` lists keys."
+        )
+        raise ConfigError(f"{error}{hint}") from error
     try:
         return getattr(verbs, verb)(config)
     except Exception as error:
@@ -107,48 +130,48 @@ def _main(
 
 
 @app.command()
-def simulate(arguments: Arguments = None, verbose: Verbose = False) -> None:
+def simulate(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
     """Pythia 8, pileup, a parametrised detector and FastJet -> ROOT ntuples.
 
     Example: distjet simulate conf/simulation/dijet.yaml output=outputs/ntuples
     """
-    run_verb("simulate", arguments or [], verbose=verbose)
+    run_verb("simulate", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 @app.command()
-def prepare(arguments: Arguments = None, verbose: Verbose = False) -> None:
+def prepare(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
     """ROOT ntuples -> a shuffled, sharded Parquet dataset of graphs, with every jet accounted for.
 
     Example: distjet prepare conf/dataset/distjet.yaml inputs=outputs/ntuples output=outputs/dataset
     """
-    run_verb("prepare", arguments or [], verbose=verbose)
+    run_verb("prepare", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 @app.command()
-def train(arguments: Arguments = None, verbose: Verbose = False) -> None:
+def train(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
     """Train a calibrator on a dataset; the same command resumes.
 
     Example: distjet train conf/calibration/constituent_gnn.yaml dataset=outputs/dataset output=outputs/train
     """
-    run_verb("train", arguments or [], verbose=verbose)
+    run_verb("train", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 @app.command()
-def evaluate(arguments: Arguments = None, verbose: Verbose = False) -> None:
+def evaluate(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
     """Response and resolution before and after calibration -> metrics.json, plots, report.html.
 
     Example: distjet evaluate run=outputs/train output=outputs/evaluate
     """
-    run_verb("evaluate", arguments or [], verbose=verbose)
+    run_verb("evaluate", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 @app.command()
-def quickstart(arguments: Arguments = None, verbose: Verbose = False) -> None:
+def quickstart(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
     """Simulate, prepare, train and evaluate on this machine, in a few minutes.
 
     Example: distjet quickstart output=outputs/quickstart
     """
-    run_verb("quickstart", arguments or [], verbose=verbose)
+    run_verb("quickstart", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 def main() -> None:

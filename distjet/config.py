@@ -12,7 +12,7 @@ import difflib
 import importlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound="Config")
 class Config(pydantic.BaseModel):
     """Base of all configurations: frozen, and a key it does not know is an error."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ComponentConfig(Config):
@@ -196,6 +196,27 @@ def did_you_mean(name: str, choices: typing.Iterable[str]) -> str:
     return f", did you mean {close[0]!r}" if close else ""
 
 
+def describe_keys(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """List (dotted key, default, description) of a configuration; the keys of components are those of their default."""
+    for name, field in model.model_fields.items():
+        components = [extra for extra in field.metadata if isinstance(extra, ComponentField)]
+        inner = components[0].config_class({}) if components else _without_none(field.annotation)
+        default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+        nested = isinstance(inner, type) and issubclass(inner, Config)
+        yield f"{prefix}{name}", "" if nested else default, " ".join((field.description or "").split())
+        if nested:
+            yield from describe_keys(inner, f"{prefix}{name}.")
+
+
+def _plain(value: Any) -> str:
+    """Write a default as it would stand on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_plain(item) for item in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _read_yaml(path: Path) -> Any:
     path = find_file(path)
     if not path.is_file():
@@ -227,7 +248,26 @@ def _merge(merged: Any, layer: Any, components: Mapping[str, ComponentField]) ->
         both = OmegaConf.is_dict(before) and OmegaConf.is_dict(after)
         if both and after.get("name", before.get("name", field.default)) != before.get("name", field.default):
             OmegaConf.update(merged, key, {}, merge=False)
+    _make_way(merged, layer)
     return OmegaConf.merge(merged, layer)
+
+
+def _make_way(merged: Any, layer: Any, prefix: str = "") -> None:
+    """Let a list in a layer replace a mapping, which OmegaConf cannot merge; keys in a list are a mistake.
+
+    Raises:
+        ConfigError: If the layer sets a key inside of a list.
+    """
+    for key in layer:
+        before, after = (part._get_node(key) for part in (merged, layer))
+        if OmegaConf.is_dict(before) and OmegaConf.is_dict(after):
+            _make_way(before, after, f"{prefix}{key}.")
+        elif OmegaConf.is_dict(before) and OmegaConf.is_list(after):
+            merged[key] = None
+        elif OmegaConf.is_list(before) and OmegaConf.is_dict(after):
+            raise ConfigError(
+                f"{prefix}{key} is a list, in which {', '.join(map(str, after))} cannot be set; give the whole list"
+            )
 
 
 def _components(model: type[Config], prefix: str = "") -> dict[str, ComponentField]:

@@ -19,6 +19,8 @@ from distjet.errors import ConfigError
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = ".lock"
+NOTHING_OF_VALUE = {IDENTITY_FILE, LOCK_FILE, "config.yaml", "progress.json", "failure.json", "ray"}
+"What a run leaves that stopped before it made anything; another configuration may take such a directory."
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -84,7 +86,12 @@ def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
     found = read_json(marker)
     if found["identity"] == wanted["identity"] and found["verb"] == verb:
         return
-    changed = ", ".join(differing_keys(found["config"], wanted["config"])) or "the verb"
+    if {path.name for path in output.iterdir()} <= NOTHING_OF_VALUE:
+        write_json(marker, wanted)
+        return
+    if found["verb"] != verb:
+        raise ConfigError(f"{output} holds the output of `distjet {found['verb']}`; choose another output=...")
+    changed = ", ".join(differing_keys(found["config"], wanted["config"]))
     raise ConfigError(
         f"{output} holds the output of another `distjet {found['verb']}` (different: {changed}). "
         "Choose another output=..., or remove that directory."
@@ -108,7 +115,13 @@ def locked(output: Path) -> Iterator[None]:
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")
         handle.flush()
-        yield
+        try:
+            yield
+        finally:
+            if not (output / IDENTITY_FILE).exists():  # it was refused: leave no trace
+                (output / LOCK_FILE).unlink()
+                if not any(output.iterdir()):
+                    output.rmdir()
 
 
 def differing_keys(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -99,6 +99,16 @@ class QuickstartVerb(Config):
         return load(model, section.pop("files", []), section=section, prefix=f"{name}.")
 
 
+CONFIGS: dict[str, type[Config]] = {
+    "simulate": SimulateVerb,
+    "prepare": PrepareVerb,
+    "train": TrainConfig,
+    "evaluate": EvaluateVerb,
+    "quickstart": QuickstartVerb,
+}
+"What each verb is configured with."
+
+
 def simulate(config: SimulateVerb) -> dict[str, Any]:
     """Simulate collisions and write ROOT ntuples."""
     from distjet.cluster.dask import executor
@@ -118,7 +128,14 @@ def prepare(config: PrepareVerb) -> dict[str, Any]:
 
     with locked(config.output), executor(config.tasks) as execute:
         result = run(_narrow(config, PrepareConfig), execute)
-    logger.info("dataset in %s: %s", config.output, result["accounting"])
+    found = result["accounting"]
+    cuts = ", ".join(f"{name} {jets}" for name, jets in found["cuts"].items())
+    logger.info(
+        "dataset in %s: %d jets read = %d rows + %d cut (%s) + %d quarantined",
+        *(config.output, found["read"], found["rows"], found["cut"], cuts, found["quarantined"]),
+    )
+    if found["quarantined"]:
+        logger.warning("what was quarantined is listed in %s", config.output / "quarantine.jsonl")
     return result
 
 
@@ -142,24 +159,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
 def evaluate(config: EvaluateVerb) -> dict[str, Any]:
     """Evaluate a run, or a table of predictions."""
     from distjet.evaluation.report import evaluate_predictions
+    from distjet.evaluation.tables import text_table
 
     provenance = _provenance(config)
     with locked(config.output):
         claim(config.output, "evaluate", _identity(config, provenance))
         if (finished := config.output / "metrics.json").is_file():
             logger.info("%s is finished; nothing to do", config.output)
+            _show(text_table(read_json(finished)))
             return read_json(finished)
         predictions = config.predictions or _predict(config)
         _save_config(config)
         result = evaluate_predictions(predictions, config.response, provenance, config.output)
+    _show(text_table(result))
     logger.info("report: %s", config.output / "report.html")
     return result
 
 
 def quickstart(config: QuickstartVerb) -> dict[str, Any]:
     """Simulate, prepare, train and evaluate on this machine."""
-    from distjet.evaluation.tables import text_table
-
     simulate_config, prepare_config, train_config, evaluate_config = config.sections()
     logger.info("1/4 simulate: %s", simulate_config.output)
     simulate(simulate_config)
@@ -168,9 +186,7 @@ def quickstart(config: QuickstartVerb) -> dict[str, Any]:
     logger.info("3/4 train: %s", train_config.output)
     train(train_config)
     logger.info("4/4 evaluate: %s", evaluate_config.output)
-    metrics = evaluate(evaluate_config)
-    _show(text_table(metrics))
-    return metrics
+    return evaluate(evaluate_config)
 
 
 def _narrow(config: Config, base: type[Narrow]) -> Narrow:

@@ -63,6 +63,17 @@ def test_problems_of_the_user_are_one_message_without_traceback(arguments: list[
     assert "Traceback" not in result.stderr
 
 
+def test_keys_lists_what_can_be_configured() -> None:
+    result = distjet("train", "--keys")
+    lines = result.stdout.splitlines()
+    assert "output=required  # The run's directory." in lines
+    assert "optimizer.lr=0.002  # Peak learning rate." in lines
+    assert any(line.startswith("loss.energy.bandwidth=0.1") for line in lines)
+    assert any(line.startswith("model.width=64") for line in lines)
+    for verb in VERBS:
+        assert distjet(verb, "--keys").returncode == 0
+
+
 def test_jobs_are_the_same_verbs(tmp_path: Path) -> None:
     for verb in ("simulate", "prepare", "train", "evaluate"):
         as_job = distjet(f"output={tmp_path}", "no_such_key=1", module=f"jobs.{verb}")

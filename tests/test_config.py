@@ -114,6 +114,17 @@ def test_identity_leaves_out_paths_and_resources() -> None:
     assert here.identity("f") != load(TrainConfig, [], [*PATHS, "seed=2"]).identity("f")
 
 
+def test_a_list_replaces_a_mapping_and_a_key_in_a_list_is_an_error(tmp_path: Path) -> None:
+    class Loose(Config):
+        inputs: Any = None
+
+    file = write(tmp_path / "a.yaml", "inputs: {ttbar: a.root}\n")
+    assert load(Loose, [file], ["inputs=[b.root,c.root]"]).inputs == ["b.root", "c.root"]
+    file = write(tmp_path / "b.yaml", "inputs: [a.root]\n")
+    with pytest.raises(ConfigError, match="inputs is a list, in which pt cannot be set; give the whole list"):
+        load(Loose, [file], ["inputs.pt=x"])
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     write(tmp_path / "train.yaml", "a: 1")
     with pytest.raises(ConfigError, match=r"trian.yaml does not exist, did you mean '.*train.yaml'"):

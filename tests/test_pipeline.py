@@ -54,12 +54,27 @@ def test_quickstart_ends_with_a_table_a_report_and_metrics(tmp_path: Path) -> No
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(400)
+def test_the_lines_of_the_readme_work_as_written(tmp_path: Path) -> None:
+    table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    lines = [line.split("|")[3].strip().strip("`") for line in table if "`distjet " in line]
+    verbs = [line.split()[1] for line in lines]
+    assert verbs == ["simulate", "prepare", "train", "evaluate", "quickstart"]
+    for line in lines[:4]:
+        result = distjet(*line.replace("outputs/", f"{tmp_path}/").split()[1:])
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+    metrics = read_json(tmp_path / "evaluate" / "metrics.json")
+    assert metrics["energy_response"]["calibrated"]["num_bins"] == 2
+
+
+@pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_one_worker_and_two_workers_write_the_same_bytes(tmp_path: Path) -> None:
     for workers in ("1", "2"):
         ntuples, dataset = tmp_path / workers / "ntuples", tmp_path / workers / "dataset"
         where = f"tasks.num_workers={workers}"
-        simulated = distjet("simulate", "conf/simulation/tiny.yaml", f"output={ntuples}", where)
+        small = ["events_per_task=20", "samples.dijet_JZ1.num_events=40", "samples.dijet_JZ2.num_events=40"]
+        simulated = distjet("simulate", "conf/simulation/tiny.yaml", f"output={ntuples}", where, *small)
         assert simulated.returncode == 0, simulated.stderr
         shards = ["rows_per_shard=100", "row_group_size=20", "recipe.cuts.isolated=null", "entries_per_task=100"]
         prepared = distjet("prepare", "conf/dataset/distjet.yaml", f"inputs={ntuples}", f"output={dataset}", where, *shards)

@@ -50,6 +50,19 @@ def test_a_directory_with_files_of_others_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_that_made_nothing_does_not_block_a_corrected_one(tmp_path: Path) -> None:
+    claim(tmp_path, "train", {"seed": 1})
+    (tmp_path / "config.yaml").touch()
+    claim(tmp_path, "train", {"seed": 2})
+    assert json.loads((tmp_path / "identity.json").read_text())["config"] == {"seed": 2}
+
+
+def test_a_refused_run_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such dataset"), locked(tmp_path / "new"):
+        raise ConfigError("no such dataset")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_locked_directory_keeps_other_processes_out(tmp_path: Path) -> None:
     code = (
         f"from pathlib import Path; from distjet.run_directory import locked\nwith locked(Path({str(tmp_path)!r})): print('in')"
@@ -64,8 +77,9 @@ def test_a_locked_directory_keeps_other_processes_out(tmp_path: Path) -> None:
 def test_claim_lets_the_same_run_in_and_keeps_others_out(tmp_path: Path) -> None:
     claim(tmp_path, "train", {"model": {"width": 3}, "seed": 1})
     claim(tmp_path, "train", {"seed": 1, "model": {"width": 3}})
+    (tmp_path / "history.jsonl").touch()
     with pytest.raises(ConfigError, match=r"different: model\.width, seed"):
         claim(tmp_path, "train", {"model": {"width": 4}, "seed": 2})
-    with pytest.raises(ConfigError, match="output of another `distjet train`"):
+    with pytest.raises(ConfigError, match="holds the output of `distjet train`"):
         claim(tmp_path, "prepare", {"model": {"width": 3}, "seed": 1})
     assert json.loads((tmp_path / "identity.json").read_text())["verb"] == "train"

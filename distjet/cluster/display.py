@@ -50,9 +50,11 @@ def show(run: Path) -> Iterator[None]:
 
 def epoch_line(row: dict[str, float]) -> str:
     """Describe a finished epoch."""
+    closure = f"closure mean {100 * row['val_mean_abs_bias']:.2f} % worst {100 * row['val_max_abs_bias']:.2f} %"
+    if row["val_num_bins"] == 0:
+        closure = f"closure {100 * row['val_mean_abs_bias']:.2f} % over all jets (no bin has more than closure.min_entries)"
     return (
-        f"epoch {int(row['epoch']):3d}  loss {row['train_loss']:.4f} (val {row['val_loss']:.4f})  "
-        f"closure mean {100 * row['val_mean_abs_bias']:.2f} % worst {100 * row['val_max_abs_bias']:.2f} %  "
+        f"epoch {int(row['epoch']):3d}  loss {row['train_loss']:.4f} (val {row['val_loss']:.4f})  {closure}  "
         f"resolution {row['val_mean_resolution']:.4f}  {row['epoch_seconds']:.1f} s"
     )
 

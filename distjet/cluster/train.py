@@ -8,6 +8,7 @@ request to stop travels as a file, because the driver's signals do not reach wor
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -126,6 +127,7 @@ def _on_ray(config: TrainConfig) -> list[int]:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = config.resources
+        logger.info("starting %d Ray workers", resources.num_workers)
         use_gpu = _use_gpu(config, ray.cluster_resources(), is_own_cluster=is_own)
         trainer = TorchTrainer(
             _ray_worker,
@@ -183,10 +185,10 @@ def cluster(config: TrainConfig) -> Iterator[bool]:
     Yields:
         Whether the cluster is this machine alone.
     """
-    import ray
-
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         yield False
@@ -194,6 +196,7 @@ def cluster(config: TrainConfig) -> Iterator[bool]:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray listens on this machine's address
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, 2),
@@ -247,6 +250,7 @@ def _stop_on_signal(stop_file: Path) -> Iterator[list[int]]:
             signal.default_int_handler(number, frame)
         received.append(number)
         stop_file.touch()
+        sys.stderr.write(f"{signal.Signals(number).name}: writing a checkpoint, then stopping (again: stop at once)\n")
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     previous = {number: signal.signal(number, handle) for number in numbers}

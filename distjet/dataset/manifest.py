@@ -59,6 +59,8 @@ class Manifest:
         """
         folder = Path(path)
         file = folder / FILE_NAME
+        if not folder.is_dir():
+            raise DataError(f"dataset {folder} does not exist")
         if not file.is_file():
             hint = "; `distjet prepare` did not finish there" if (folder / IDENTITY_FILE).exists() else ""
             raise DataError(f"{folder} is not a dataset: it has no {FILE_NAME}{hint}")

@@ -24,6 +24,7 @@ import uproot
 import xxhash
 
 from distjet.config import did_you_mean
+from distjet.dataset.features import FEATURES
 from distjet.errors import DataError
 
 NO_UUID = "0" * 32
@@ -92,7 +93,7 @@ def describe_file(path: str, tree: str, branches: Sequence[str]) -> dict[str, An
         types = {name: _branch_type(path, name, source[name].typename) for name in found if entries or source[name].typename}
         uuid = source.file.uuid.hex
         clusters = _clusters(source, found)
-    missing = {name: did_you_mean(name, known) for name in branches if name not in known}
+    missing = {name: did_you_mean(name, [*known, *FEATURES]) for name in branches if name not in known}
     return {
         "uuid": uuid if uuid != NO_UUID else content_hash(path),
         "size_bytes": size,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distjet.errors import UserError
 from distjet.evaluation.config import BinsConfig
-from distjet.evaluation.response import closure_from_histograms
+from distjet.evaluation.response import MIN_ENTRIES, closure_from_histograms
 from distjet.ranks import RankInfo
 from distjet.training.parallel import all_reduce_sum
 
@@ -55,10 +55,17 @@ class ResponseHistogram:
         """Add the counts of all processes and estimate scale and resolution in every bin.
 
         Raises:
-            UserError: If a response was not finite, on any process.
+            UserError: If a response was not finite, on any process, or there are too few jets.
         """
         if num_bad := int(all_reduce_sum(self.num_not_finite.clone(), ranks).item()):
             raise UserError(f"the calibrated energy of {num_bad} validation jets is not finite; lower optimizer.lr")
+        num_jets = int(all_reduce_sum(self.counts.sum(), ranks).item())
+        if num_jets < MIN_ENTRIES:
+            raise UserError(
+                f"the validation split has {num_jets} jets with true pT > closure.pt_true_min_gev = "
+                f"{self.config.pt_true_min_gev:g} GeV inside the bins, {MIN_ENTRIES} are needed; raise split.val in "
+                "`distjet prepare`, use more events, or lower closure.pt_true_min_gev"
+            )
         counts = all_reduce_sum(self.counts.clone(), ranks).cpu().numpy().reshape(self.num_bins, NUM_RESPONSE_BINS)
         centres = (np.arange(NUM_RESPONSE_BINS) + 0.5) * (MAX_RESPONSE / NUM_RESPONSE_BINS)
         return closure_from_histograms(counts, centres, self.config.min_entries)

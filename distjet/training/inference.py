@@ -21,7 +21,7 @@ from distjet.dataset.stream import JetStream, StreamConfig
 from distjet.errors import DataError
 from distjet.models.calibrator import Calibrated, ConstituentCalibrator
 from distjet.nn.four_vectors import JetKinematics, rapidity_of, sum_constituents
-from distjet.run_directory import appearing_whole, read_json
+from distjet.run_directory import IDENTITY_FILE, appearing_whole, read_json
 from distjet.training.checkpoint import CheckpointStore
 from distjet.training.settings import METRICS_FILE, TrainConfig
 from distjet.training.task import TARGETS, build_calibrator, feature_columns
@@ -38,8 +38,10 @@ def load_run(run: Path) -> TrainConfig:
         DataError: If the directory holds no training.
     """
     path = run / "config.yaml"
-    if not path.is_file():
-        raise DataError(f"{run} is not the output of `distjet train`: it has no config.yaml")
+    verb = read_json(run / IDENTITY_FILE)["verb"] if (run / IDENTITY_FILE).is_file() else None
+    if verb != "train" or not path.is_file():
+        what = f"but of `distjet {verb}`" if verb and verb != "train" else "or it has not begun"
+        raise DataError(f"{run} is not the output of `distjet train`, {what}")
     return validate(TrainConfig, yaml.safe_load(path.read_text()))
 
 

@@ -86,5 +86,5 @@ def test_data_with_other_features_and_folders_without_a_run_are_refused(run: Pat
     other = make_dataset(tmp_path, 100, "recipe.nodes=[log_energy]")
     with pytest.raises(DataError, match=r"other features than .*: nothing, not log_pt"):
         write_predictions(run, other.path, "train", tmp_path / "p.parquet")
-    with pytest.raises(DataError, match="is not the output of `distjet train`"):
+    with pytest.raises(DataError, match="is not the output of `distjet train`, or it has not begun"):
         write_predictions(tmp_path, other.path, "train", tmp_path / "p.parquet")
