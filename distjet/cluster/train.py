@@ -187,16 +187,17 @@ def cluster(config: TrainConfig) -> Iterator[bool]:
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    if not address and "ray" not in sys.modules:  # read on import; Ray listens on more than the loopback address
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    address = config.resources.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         yield False
         return
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray listens on this machine's address
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, 2),
