@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distjet.dataset.batch import GraphBatch
 from distjet.dataset.manifest import Manifest
@@ -24,6 +23,7 @@ from distjet.errors import UserError
 from distjet.ranks import RankInfo
 from distjet.run_directory import write_json
 from distjet.training import parallel
+from distjet.training.averaging import WeightAverage
 from distjet.training.checkpoint import CheckpointStore, decode
 from distjet.training.closure import ResponseHistogram
 from distjet.training.history import History
@@ -145,7 +145,7 @@ class Trainer:
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            self.averaged.update(self.model)
         return torch.cat([sums.total.detach()[None], sums.terms, sums.weight[None], norm[None]]).double()
 
     def _look(self, sums: Tensor, stream: JetStream, rate: float) -> None:
@@ -272,9 +272,8 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _averaged(self) -> AveragedModel | None:
-        decay = self.config.ema_decay
-        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    def _averaged(self) -> WeightAverage | None:
+        return WeightAverage(self.model, self.config.ema_decay) if self.config.ema_decay else None
 
     def _kept(self) -> dict[str, Any]:
         """What inference needs of this run: the weights, and the features that they are for."""
