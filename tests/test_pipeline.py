@@ -57,7 +57,7 @@ def test_quickstart_ends_with_a_table_a_report_and_metrics(tmp_path: Path) -> No
 @pytest.mark.timeout(400)
 def test_the_lines_of_the_readme_work_as_written(tmp_path: Path) -> None:
     table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
-    lines = [line.split("|")[3].strip().strip("`") for line in table if "`distjet " in line]
+    lines = [line.split("|")[3].strip().strip("`") for line in table if "| `distjet " in line]
     verbs = [line.split()[1] for line in lines]
     assert verbs == ["simulate", "prepare", "train", "evaluate", "quickstart"]
     for line in lines[:4]:
