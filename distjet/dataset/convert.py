@@ -30,7 +30,7 @@ from distjet.dataset.shards import write_spill
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
 
-SPILL_VERSION = 1
+SPILL_VERSION = 2
 "Raised when the content of a spill changes for the same task."
 
 

@@ -9,39 +9,22 @@ Points are added in lexicographic order to the hull of those before them, then e
 (Lawson). Points with the same coordinates are chained to the first of them; points on one line become a path.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
+from distjet.dataset.edges import MAX_NODES, Edges
 from distjet.errors import DataError
 
 GRID = float(1 << 20)
 "Grid points per unit of eta or phi."
 MAX_COORDINATE = 8.0
 "Coordinates must be smaller, for the integer arithmetic to be exact."
-MAX_NODES = 65535
-"Local indices are stored in 16 bits."
 
 _LIMB_BITS = 24
 _LIMB_MASK = (1 << _LIMB_BITS) - 1
 _CIRCLE_ERROR = 8.9e-16  # bound on the relative rounding error of the floating-point determinant, 8 units of 2^-53
 START, TWIN, AFTER, BEFORE, EDGE, STACK = range(6)
 _HULL = -1  # twin of a half-edge on the hull
-
-
-class Edges(NamedTuple):
-    """Undirected edges of many graphs.
-
-    Attributes:
-        source: Local index of the smaller end, uint16, shape (E,).
-        target: Local index of the larger end, uint16, shape (E,); sorted by (source, target) within a graph.
-        offsets: Where each graph's edges start, int64, shape (J + 1,).
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    offsets: np.ndarray
 
 
 def delaunay_edges(delta_eta: np.ndarray, delta_phi: np.ndarray, offsets: np.ndarray) -> Edges:

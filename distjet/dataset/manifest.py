@@ -16,7 +16,7 @@ from distjet.dataset.schema import ColumnSpec, columns_from_manifest
 from distjet.errors import DataError
 from distjet.run_directory import IDENTITY_FILE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 
 
@@ -33,7 +33,9 @@ class Shard:
     rows: int
     nodes: int
     edges: int
-    row_groups: tuple[int, ...]
+    largest_graph: int
+    row_groups: tuple[tuple[int, int, int], ...]
+    "Rows, nodes and undirected edges of each row group."
     size_bytes: int
     xxh3_128: str
 
@@ -149,7 +151,8 @@ class Manifest:
         """
         if split not in self.content["shards"]:
             raise DataError(f"{self.path}: " + unknown("split", split, self.content["shards"]))
-        return tuple(Shard(**{**shard, "row_groups": tuple(shard["row_groups"])}) for shard in self.content["shards"][split])
+        found = self.content["shards"][split]
+        return tuple(Shard(**shard | {"row_groups": tuple(tuple(group) for group in shard["row_groups"])}) for shard in found)
 
     def num_rows(self, split: str) -> int:
         """Return the number of rows of a split."""

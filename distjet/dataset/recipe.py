@@ -26,7 +26,7 @@ QUANTITIES = ("pt", "eta", "phi", "mass", "energy", "px", "py", "pz")
 COMPLETE = ({"pt", "eta", "phi"}, {"energy", "eta", "phi"}, {"px", "py", "pz", "energy"}, {"px", "py", "pz", "mass"})
 "Sets of components that fix a four-momentum (the first two: of a massless constituent, or together with a mass or an energy)."
 
-RESERVED = ("run", "event", "jet_index", "sample", "weight", "label", "edge_src", "edge_dst")
+RESERVED = ("run", "event", "jet_index", "sample", "weight", "label", "num_nodes", "edges")
 
 
 def _check_formula(text: str) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from distjet.dataset import graphs
 from distjet.dataset.definitions import column_formulas
+from distjet.dataset.edges import encode_edges
 from distjet.dataset.expressions import Level
 from distjet.dataset.hashing import text_key
 from distjet.dataset.recipe import Recipe
@@ -126,21 +127,25 @@ def _whole(scope: Scope, key: str, formula: str) -> np.ndarray:
 def make_table(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]) -> pa.Table:
     """Build the graphs and arrange everything as an Arrow table with the dataset's schema."""
     offsets = np.concatenate([[0], np.cumsum(scope.counts)]) if recipe.constituents is not None else np.zeros(1, np.int64)
-    lists: dict[str, tuple[Any, np.ndarray]] = {
-        column.name: (values[column.name], offsets) for column in columns if column.role in NODE_ROLES
-    }
+    parts: dict[str, Any] = dict(values) | {c.name: (values[c.name], offsets) for c in columns if c.role in NODE_ROLES}
+    if recipe.constituents is not None:
+        parts["num_nodes"] = scope.counts
     if recipe.has_edges:
         edges = graphs.delaunay_edges(values["(delta_eta)"], values["(delta_phi)"], offsets)
-        lists |= {"edge_src": (edges.source, edges.offsets), "edge_dst": (edges.target, edges.offsets)}
-    arrays = [_arrow_array(column, lists[column.name] if column.is_list else values[column.name]) for column in columns]
+        parts["edges"] = encode_edges(edges, offsets)
+    arrays = [_arrow_array(column, parts[column.name]) for column in columns]
     return pa.Table.from_arrays(arrays, schema=pa.schema([column.arrow_field() for column in columns]))
 
 
 def _arrow_array(column: ColumnSpec, values: Any) -> pa.Array:
-    if not column.is_list:
+    if not isinstance(values, tuple):
         return pa.array(values.astype(column.dtype), column.arrow_type())
     content, offsets = values
     if offsets[-1] > np.iinfo(np.int32).max:
-        raise ConfigError(f"{offsets[-1]} constituents in one task are too many; lower entries_per_task")
+        raise ConfigError(f"{offsets[-1]} numbers of column {column.name!r} in one task are too many; lower entries_per_task")
+    if not column.is_list:
+        return pa.BinaryArray.from_buffers(
+            column.arrow_type(), len(offsets) - 1, [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(content)]
+        )
     flat = pa.array(np.ascontiguousarray(content), column.arrow_type().value_type)
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), flat, type=column.arrow_type())

@@ -14,12 +14,12 @@ from distjet.dataset.expressions import parse
 from distjet.dataset.features import COMPONENTS, FEATURES
 from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
 
-Role = Literal["identifier", "weight", "p4", "node", "edge", "jet", "graph", "target", "label", "spectator"]
+Role = Literal["identifier", "weight", "size", "p4", "node", "edge", "jet", "graph", "target", "label", "spectator"]
 
 STATISTICS_ROLES = ("node", "jet", "graph", "target", "spectator")
 "Columns whose mean, deviation and quantiles are kept."
 
-LIST_ROLES = ("p4", "node", "edge")
+LIST_ROLES = ("p4", "node")
 "Columns with one list per jet."
 
 SPLITS = ("train", "val", "test")
@@ -84,11 +84,11 @@ def dataset_columns(recipe: Recipe, integer_spectators: Sequence[str] = ()) -> t
         ColumnSpec("weight", "weight", "", f"event weight: {recipe.weight}", "float64"),
     ]
     if recipe.constituents is not None:
+        columns.append(ColumnSpec("num_nodes", "size", "", "number of constituents", "int32"))
         columns += [_component(name, "", "p4", "constituent") for name in P4_NAMES]
         columns += [_user_column(recipe, column, "node") for column in recipe.nodes]
     if recipe.has_edges:
-        columns.append(ColumnSpec("edge_src", "edge", "", "smaller local index of an undirected edge", "uint16"))
-        columns.append(ColumnSpec("edge_dst", "edge", "", "larger local index of an undirected edge", "uint16"))
+        columns.append(ColumnSpec("edges", "edge", "", "undirected edges: degree of each node, then larger ends", "binary"))
     columns += [_component(name, "jet_", "jet", "reconstructed jet") for name in JET_NAMES]
     columns += [_user_column(recipe, column, "graph") for column in recipe.graph]
     if recipe.truth is not None:

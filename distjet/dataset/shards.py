@@ -12,19 +12,22 @@ it, most flipped bits in zstd data are read back as wrong numbers).
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from distjet.dataset.edges import num_edges
 from distjet.dataset.schema import ColumnSpec, arrow_schema, columns_from_manifest
 from distjet.dataset.statistics import summarise_shard
 from distjet.run_directory import appearing_whole, identity_hash, read_json, write_json
 
-SHARD_VERSION = 1
+SHARD_VERSION = 2
 "Raised when the bytes of a shard change for the same task."
 
 SORT_COLUMNS = ("key", "sample", "run", "event", "jet_index")
@@ -143,9 +146,9 @@ def write_shard(path: Path, table: pa.Table, columns: Sequence[ColumnSpec], row_
             temporary,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[leaf[column.name] for column in columns if column.role == "edge" or column.dtype == "string"],
+            use_dictionary=[column.name for column in columns if column.dtype == "string"],
             use_byte_stream_split=floats,
-            write_statistics=[leaf[column.name] for column in columns if not column.is_list],
+            write_statistics=[column.name for column in columns if not column.is_list and column.dtype != "binary"],
             write_page_checksum=True,
             row_group_size=row_group_size,
         )
@@ -154,20 +157,29 @@ def write_shard(path: Path, table: pa.Table, columns: Sequence[ColumnSpec], row_
 def describe_shard(path: Path, name: str, table: pa.Table) -> dict[str, Any]:
     """Return what the manifest says about a shard."""
     metadata = pq.read_metadata(path)
+    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    nodes, edges = _graph_sizes(table)
+    starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+    sums = [[int(sizes[low:high].sum()) for low, high in pairwise(starts)] for sizes in (nodes, edges)]
     return {
         "path": name,
         "rows": table.num_rows,
-        "nodes": _num_values(table, "px"),
-        "edges": _num_values(table, "edge_src"),
-        "row_groups": [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)],
+        "nodes": int(nodes.sum()),
+        "edges": int(edges.sum()),
+        "largest_graph": int(nodes.max(initial=0)),
+        "row_groups": [list(group) for group in zip(rows, *sums, strict=True)],
         "size_bytes": path.stat().st_size,
         "xxh3_128": file_hash(path),
     }
 
 
-def _num_values(table: pa.Table, name: str) -> int:
-    """Count the values in all lists of a column, 0 without the column."""
-    return sum(len(chunk.flatten()) for chunk in table[name].chunks) if name in table.column_names else 0
+def _graph_sizes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Count the nodes and the undirected edges of each row; zero where the dataset has none."""
+    zeros = np.zeros(table.num_rows, np.int64)
+    nodes = table["num_nodes"].to_numpy().astype(np.int64) if "num_nodes" in table.column_names else zeros
+    if "edges" not in table.column_names:
+        return nodes, zeros
+    return nodes, num_edges(pc.binary_length(table["edges"]).to_numpy().astype(np.int64), nodes)
 
 
 def file_hash(path: Path) -> str:

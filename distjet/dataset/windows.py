@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from distjet.dataset.batch import JET_COLUMNS, GraphBatch
+from distjet.dataset.edges import decode_edges
 from distjet.dataset.manifest import Manifest, repair_hint
 from distjet.errors import ConfigError, DataError
 
@@ -58,7 +59,7 @@ class ShardReader:
         self.row_groups = [
             (manifest.path / shard.path, group, rows)
             for shard in manifest.shards(split)
-            for group, rows in enumerate(shard.row_groups)
+            for group, (rows, _, _) in enumerate(shard.row_groups)
         ]
         self.num_rows = sum(rows for _, _, rows in self.row_groups)
 
@@ -81,7 +82,9 @@ class ShardReader:
         if table.num_rows != num_rows:
             raise DataError(f"{path}: row group {group} has {table.num_rows} rows, the manifest says {num_rows}; {hint}")
         nodes, node_offsets = _ragged(table, [*self.p4, *self.node], np.float32)
-        edges, edge_offsets = _ragged(table, self.edge, np.int64)
+        edges, edge_offsets = (
+            _edges(table, node_offsets) if self.edge else (np.zeros((0, 2), np.int64), np.zeros(num_rows + 1, np.int64))
+        )
         return Window({n: _scalar(table[n]) for n in self.scalar}, nodes, node_offsets, edges, edge_offsets)
 
     def to_batch(self, rows: Window) -> GraphBatch:
@@ -179,6 +182,16 @@ def _ragged(table: pa.Table, names: Sequence[str], dtype: type) -> tuple[np.ndar
         start, stop = part.offsets[0].as_py(), part.offsets[-1].as_py()
         values[:, index] = part.values.to_numpy(zero_copy_only=False)[start:stop]
     return values, offsets - offsets[0]
+
+
+def _edges(table: pa.Table, node_offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if "edges" not in table.column_names:
+        return np.zeros((0, 2), np.int64), np.zeros(table.num_rows + 1, np.int64)
+    column = table["edges"].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    byte_offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    edges = decode_edges(np.frombuffer(column.buffers()[2], np.uint8), byte_offsets, node_offsets)
+    return np.stack([edges.source, edges.target], axis=1).astype(np.int64), edges.offsets
 
 
 def _stack(scalars: Mapping[str, torch.Tensor], names: Sequence[str], num_rows: int) -> torch.Tensor:

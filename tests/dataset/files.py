@@ -115,6 +115,15 @@ def identities(table: pa.Table) -> list[tuple[str, int, int, int]]:
     return list(zip(*(table[name].to_pylist() for name in ("sample", "run", "event", "jet_index")), strict=True))
 
 
+def pairs_of(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Read the undirected edges of a row off its bytes, number by number."""
+    width = 1 if row["num_nodes"] <= 255 else 2
+    numbers = [int.from_bytes(row["edges"][i : i + width], "little") for i in range(0, len(row["edges"]), width)]
+    degrees, ends = numbers[: row["num_nodes"]], numbers[row["num_nodes"] :]
+    begins = [node for node, degree in enumerate(degrees) for _ in range(degree)]
+    return list(zip(begins, ends, strict=True))
+
+
 def shard_bytes(manifest: Manifest) -> dict[str, bytes]:
     """Return the bytes of every shard."""
     return {

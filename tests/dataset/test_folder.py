@@ -96,7 +96,7 @@ def test_the_advice_for_a_damaged_dataset_works(inputs, tmp_path, damage):
         shard.write_bytes(shard.read_bytes() + b"0")
     else:
         text = file.read_text()
-        file.write_text(text[:-9] if damage == "manifest" else text.replace('"schema_version": 1', '"schema_version": 0'))
+        file.write_text(text[:-9] if damage == "manifest" else text.replace('"schema_version": 2', '"schema_version": 0'))
     advice = f"remove the folder {out} and run `distjet prepare` again"
     with pytest.raises(DataError, match=advice):
         run(out, inputs)

@@ -15,7 +15,7 @@ from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
 from distjet.errors import ConfigError, DataError
 from distjet.execution import in_process
-from tests.dataset.files import TREE, configure, identities, random_ntuple, read_all, run, shard_bytes, write_ntuple
+from tests.dataset.files import TREE, configure, identities, pairs_of, random_ntuple, read_all, run, shard_bytes, write_ntuple
 
 
 def backwards(function, tasks, *, description):
@@ -113,18 +113,22 @@ def test_split_is_leak_free_and_stable_when_files_are_added(dataset, ntuples, tm
 def test_shards_have_the_promised_layout(dataset):
     shard = dataset.shards("train")[0]
     file = pq.ParquetFile(dataset.path / shard.path)
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == list(shard.row_groups)
-    assert set(shard.row_groups[:-1]) == {64}
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [
+        rows for rows, _, _ in shard.row_groups
+    ]
+    assert {rows for rows, _, _ in shard.row_groups[:-1]} == {64}
     assert not any(field.nullable for field in file.schema_arrow)
     assert file.schema_arrow.field("log_energy").metadata[b"unit"] == b"ln(GeV)"
     assert [field.name for field in file.schema_arrow] == [column.name for column in dataset.columns]
     leaf = {file.metadata.schema.column(i).path: i for i in range(file.metadata.num_columns)}
     group = file.metadata.row_group(0)
     assert "BYTE_STREAM_SPLIT" in group.column(leaf["px.list.element"]).encodings
-    assert any("DICTIONARY" in encoding for encoding in group.column(leaf["edge_src.list.element"]).encodings)
-    table = file.read()
-    assert shard.nodes == sum(map(len, table["px"].to_pylist()))
-    assert shard.edges == sum(map(len, table["edge_dst"].to_pylist()))
+    assert any("DICTIONARY" in encoding for encoding in group.column(leaf["sample"]).encodings)
+    rows = file.read().to_pylist()
+    sizes, edges = [len(row["px"]) for row in rows], [len(pairs_of(row)) for row in rows]
+    assert sizes == [row["num_nodes"] for row in rows]
+    assert (shard.nodes, shard.edges, shard.largest_graph) == (sum(sizes), sum(edges), max(sizes))
+    assert shard.row_groups[1] == (64, sum(sizes[64:128]), sum(edges[64:128]))
 
 
 def test_a_finished_dataset_is_found_again(dataset, ntuples):

@@ -121,8 +121,8 @@ class TestManifest:
 
     def test_another_version(self, dataset, tmp_path):
         file = self.copy(dataset, tmp_path / "d").path / "manifest.json"
-        file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 99'))
-        with pytest.raises(DataError, match="schema version 99, this distjet reads 1"):
+        file.write_text(file.read_text().replace('"schema_version": 2', '"schema_version": 99'))
+        with pytest.raises(DataError, match="schema version 99, this distjet reads 2"):
             Manifest.load(tmp_path / "d")
 
     def test_a_missing_and_a_shortened_shard(self, dataset, tmp_path):
@@ -158,7 +158,7 @@ class TestManifest:
     def test_columns_by_role(self, dataset):
         assert dataset.names("p4") == ("px", "py", "pz", "energy")
         assert dataset.names("target") == ("true_pt", "true_eta", "true_phi", "true_energy", "true_mass")
-        assert dataset.names("edge") == ("edge_src", "edge_dst")
+        assert dataset.names("edge") == ("edges",)
         assert dataset.names("label") == ()
         assert len(dataset.names("node")) == 15
         assert dataset.column("npv").dtype == "int32"

@@ -13,6 +13,7 @@ from distjet.dataset.manifest import Manifest
 from distjet.dataset.stream import JetStream, StreamConfig
 from distjet.errors import ConfigError, DataError
 from distjet.ranks import RankInfo
+from tests.dataset.files import pairs_of
 
 ID = ("sample", "run", "event", "jet_index")
 CONFIG = StreamConfig(batch_size=150, window_row_groups=3, row_columns=ID)
@@ -99,7 +100,7 @@ def test_a_batch_holds_what_the_shards_hold(toy_dataset: Manifest) -> None:
         assert batch.batch[lo:hi].tolist() == [g] * (hi - lo)
         mine = (batch.edge_index[0] >= lo) & (batch.edge_index[0] < hi)
         found = {tuple(edge) for edge in (batch.edge_index[:, mine] - lo).T.tolist()}
-        pairs = set(zip(row["edge_src"], row["edge_dst"], strict=True))
+        pairs = set(pairs_of(row))
         assert found == pairs | {(b, a) for a, b in pairs}
         assert int(mine.sum()) == 2 * len(pairs)
 
