@@ -23,6 +23,11 @@ help: ## show this menu
 	@$(PIP) -e '.[dev]'
 	@touch $@ .venv/ready-run
 
+.venv/ready-bench: .venv/ready-dev
+	@echo "== installing what the benchmarks compare with (weaver-core, Ray Data)" >&2
+	@$(PIP) -e '.[dev,bench]'
+	@touch $@
+
 quickstart: .venv/ready-run ## simulate, prepare, train and evaluate on this machine; the report is in outputs/quickstart/evaluate
 	@echo "== running distjet quickstart"
 	@$(BIN)/distjet quickstart
@@ -52,7 +57,7 @@ figures: quickstart ## renew the figures of the README from the quickstart's rep
 	@mkdir -p docs/figures
 	@cp outputs/quickstart/evaluate/plots/energy_scale.png outputs/quickstart/evaluate/plots/energy_resolution.png docs/figures/
 
-bench-%: .venv/ready-dev ## bench-NAME: run benchmarks/NAME.py, which prints one JSON object
+bench-%: .venv/ready-bench ## bench-NAME: run benchmarks/NAME.py; its last line is one JSON object
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*)
 
 clean: ## remove .venv and caches; outputs stay
