@@ -1,171 +1,214 @@
-"""Spec: the triangulation equals scipy's on random points and is proved with Python's integers on degenerate ones."""
+"""Spec: a recipe names what connects constituents, by a name or with parameters, and the dataset says so and holds it."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial import Delaunay
 
-from distjet.dataset.graphs import GRID, delaunay_edges
-from distjet.errors import DataError
+from distjet.config import ComponentConfig, load, validate
+from distjet.dataset.delaunay import delaunay_edges
+from distjet.dataset.edges import Edges, decode_edges, encode_edges
+from distjet.dataset.graph_configs import GRAPHS, NOT_STORED
+from distjet.dataset.graphs import build_edges
+from distjet.dataset.manifest import Manifest
+from distjet.dataset.neighbours import knn_edges, radius_edges
+from distjet.dataset.recipe import PrepareConfig, Recipe
+from distjet.errors import ConfigError, DataError
+from tests.dataset.files import configure, pairs_of, read_all, run
 
-Edge = tuple[int, int]
-
-
-def edges_of(points: np.ndarray) -> list[Edge]:
-    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    edges = delaunay_edges(points[:, 0], points[:, 1], np.array([0, len(points)]))
-    return list(zip(edges.source.tolist(), edges.target.tolist(), strict=True))
-
-
-def on_grid(points: np.ndarray) -> list[tuple[int, int]]:
-    return [(int(x), int(y)) for x, y in np.rint(np.asarray(points, dtype=np.float64) * GRID)]
+MINIMAL = {"tree": "t", "constituents": {"pt": "c_pt", "eta": "c_eta", "phi": "c_phi"}}
+DISTJET = Path(__file__).parents[2] / "conf/dataset/distjet.yaml"
 
 
-def turn(a, b, c) -> int:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+def recipe(**changes) -> Recipe:
+    return validate(Recipe, MINIMAL | changes)
 
 
-def in_circle(a, b, c, p) -> int:
-    rows = [(v[0] - p[0], v[1] - p[1]) for v in (a, b, c)]
-    squares = [x * x + y * y for x, y in rows]
-    minors = [rows[i][0] * rows[j][1] - rows[j][0] * rows[i][1] for i, j in ((1, 2), (2, 0), (0, 1))]
-    return sum(square * minor for square, minor in zip(squares, minors, strict=True))
+def prepared(folder: Path, ntuples: Path, edges: object) -> Manifest:
+    with_edges = configure(folder, "unused").recipe.model_dump(mode="json") | {"edges": edges}
+    return run(folder, str(ntuples / "slice_1"), recipe=with_edges)
 
 
-def boundary_size(points: list[tuple[int, int]]) -> int:
-    """Count the points on the convex hull, those inside its sides included."""
-
-    def chain(ordered):
-        hull = []
-        for point in ordered:
-            while len(hull) > 1 and turn(hull[-2], hull[-1], point) < 0:
-                hull.pop()
-            hull.append(point)
-        return hull
-
-    ordered = sorted(points)
-    return len({*chain(ordered), *chain(ordered[::-1])})
-
-
-def is_connected(size: int, edges: list[Edge]) -> bool:
-    reached, pending = {0}, [0]
-    while pending:
-        point = pending.pop()
-        for a, b in edges:
-            for here, there in ((a, b), (b, a)):
-                if here == point and there not in reached:
-                    reached.add(there)
-                    pending.append(there)
-    return len(reached) == size
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("delaunay", {"name": "delaunay"}),
+        ({"name": "delaunay"}, {"name": "delaunay"}),
+        ("none", {"name": "none"}),
+        ("fully_connected", {"name": "fully_connected"}),
+        ("knn", {"name": "knn", "k": 16}),
+        ({"name": "knn", "k": 8}, {"name": "knn", "k": 8}),
+        ("radius", {"name": "radius", "radius": 0.2}),
+        ({"name": "radius", "radius": 0.4}, {"name": "radius", "radius": 0.4}),
+    ],
+)
+def test_a_graph_is_a_name_or_a_mapping(given, expected):
+    chosen = recipe(edges=given)
+    assert chosen.model_dump(mode="json")["edges"] == expected
+    assert chosen.has_edges == (expected["name"] not in ("none", "fully_connected"))
+    assert Recipe.model_validate(chosen.model_dump(mode="json")) == chosen
 
 
-def prove_delaunay(points: np.ndarray, edges: list[Edge]) -> None:
-    """Prove with exact integers: connected, the right number of edges, and an empty circle through each edge."""
-    grid = on_grid(points)
-    distinct = sorted(set(grid))
-    assert edges == sorted(set(edges))
-    assert all(a < b for a, b in edges)
-    assert is_connected(len(grid), edges)
-    if len(distinct) < 3 or all(turn(distinct[0], distinct[1], p) == 0 for p in distinct):
-        assert len(edges) == len(grid) - 1
-        return
-    proper = [(grid[a], grid[b]) for a, b in edges if grid[a] != grid[b]]
-    assert len(edges) - len(proper) == len(grid) - len(distinct)
-    assert len(proper) == 3 * len(distinct) - 3 - boundary_size(distinct)
-    for a, b in proper:
-        left = [p for p in distinct if turn(a, b, p) > 0]
-        right = [p for p in distinct if turn(a, b, p) < 0]
-        if left and right:
-            nearest = left[0]
-            for p in left[1:]:
-                nearest = p if in_circle(a, b, nearest, p) > 0 else nearest
-            assert all(in_circle(a, b, nearest, p) <= 0 for p in right)
+def test_by_default_constituents_are_triangulated_and_jets_alone_have_no_edges():
+    assert recipe().edges.name == "delaunay"
+    jets = validate(Recipe, {"tree": "t", "jet": {"pt": "a", "eta": "b", "phi": "c", "mass": "d"}})
+    assert not jets.has_edges
+    assert jets.connection.name == "none"
 
 
-FAMILIES = {
-    "grid": lambda rng, n: rng.integers(0, 7, (n, 2)) * 0.0125,
-    "towers": lambda rng, n: np.rint(rng.normal(0, 0.25, (n, 2)) / 0.1) * 0.1,
-    "line": lambda rng, n: np.outer(rng.normal(0, 0.3, n), [1.0, 2.0]),
-    "vertical": lambda rng, n: np.stack([np.full(n, 0.1), rng.normal(0, 0.3, n)], axis=1),
-    "line and a point": lambda rng, n: np.concatenate([np.outer(np.arange(n), [0.01, 0.0]), [[0.02, rng.choice([-0.3, 0.3])]]]),
-    "duplicates": lambda rng, n: rng.normal(0, 0.3, (n, 2))[rng.integers(0, max(n // 2, 1), n)],
-    "circle": lambda rng, n: (
-        0.4 * np.stack([np.cos(np.arange(n) * 2 * np.pi / n), np.sin(np.arange(n) * 2 * np.pi / n)], axis=1)
-    ),
-    "exact circle": lambda rng, n: (
-        np.array([(x, y) for x in range(-65, 66) for y in range(-65, 66) if x * x + y * y == 4225]) / GRID * 1000
-    ),
-    "tiny": lambda rng, n: rng.normal(0, 1e-6, (n, 2)),
-    "wide": lambda rng, n: rng.uniform(-7.9, 7.9, (n, 2)),
-    "random": lambda rng, n: rng.normal(0, 0.25, (n, 2)),
-}
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("kmn", "edges: unknown graph 'kmn', did you mean 'knn'; expected one of .'delaunay', 'fully_connected', 'knn'"),
+        ({"name": "delauney"}, "did you mean 'delaunay'"),
+        ({"name": "knn", "radius": 0.2}, "edges.radius is not a field of KnnConfig; fields: name, k"),
+        ({"name": "radius", "raduis": 0.2}, "edges.raduis is not a field of RadiusConfig, did you mean 'radius'"),
+        ({"name": "knn", "k": 0}, "edges.k: .* greater than or equal to 1 .got 0"),
+        ({"name": "radius", "radius": 0}, "edges.radius: .* greater than 0 .got 0"),
+        (None, "edges: expected the name of a graph, .* constituents without edges are `none`"),
+        (3, "edges: expected a mapping with a name .got 3"),
+    ],
+)
+def test_mistakes_are_named(given, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe(edges=given)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_degenerate_sets_are_proved_with_exact_integers(family):
-    rng = np.random.default_rng(7)
-    for size in [1, 2, 3, 4, 5, *rng.integers(3, 33, 25)]:
-        points = FAMILIES[family](rng, int(size))
-        prove_delaunay(points, edges_of(points))
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["recipe.edges=none"], {"name": "none"}),
+        (["recipe.edges={name: radius, radius: 0.3}"], {"name": "radius", "radius": 0.3}),
+        (["recipe.edges.name=knn", "recipe.edges.k=4"], {"name": "knn", "k": 4}),
+        (["recipe.edges={name: knn, k: 4}", "recipe.edges=none"], {"name": "none"}),
+    ],
+)
+def test_the_command_line_names_a_graph_like_a_file(overrides, expected):
+    config = load(PrepareConfig, [DISTJET], ["inputs=a", "output=b", *overrides])
+    assert config.recipe.model_dump(mode="json")["edges"] == expected
 
 
-def test_random_sets_equal_scipy():
+def test_each_name_builds_its_graph():
     rng = np.random.default_rng(0)
-    sizes = rng.integers(3, 80, 800)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    points = rng.normal(0, 0.25, (offsets[-1], 2))
-    edges = delaunay_edges(points[:, 0], points[:, 1], offsets)
-    for i, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        simplices = np.sort(Delaunay(np.rint(points[start:stop] * GRID)).simplices, axis=1)
-        expected = {
-            tuple(edge) for edge in np.concatenate([simplices[:, [0, 1]], simplices[:, [1, 2]], simplices[:, [0, 2]]]).tolist()
+    eta, phi, offsets = *rng.normal(0, 0.2, (2, 100)), np.array([0, 40, 40, 100])
+    expected = {
+        "delaunay": delaunay_edges(eta, phi, offsets),
+        "knn": knn_edges(eta, phi, offsets, 16),
+        "radius": radius_edges(eta, phi, offsets, 0.2),
+    }
+    assert set(expected) == set(GRAPHS) - set(NOT_STORED)
+    for name, edges in expected.items():
+        for found, wanted in zip(build_edges(recipe(edges=name).edges, eta, phi, offsets), edges, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    for name in NOT_STORED:
+        with pytest.raises(ValueError, match=f"the edges of the graph '{name}' are not stored"):
+            build_edges(recipe(edges=name).edges, eta, phi, offsets)
+
+
+@pytest.mark.parametrize("name", sorted(set(GRAPHS) - set(NOT_STORED)))
+def test_each_graph_can_be_stored_whatever_its_size(name):
+    offsets = np.cumsum([0, 0, 1, 2, 3, 255, 256, 300])
+    eta, phi = np.random.default_rng(0).normal(0, 0.2, (2, offsets[-1]))
+    edges = build_edges(recipe(edges=name).edges, eta, phi, offsets)
+    for found, wanted in zip(decode_edges(*encode_edges(edges, offsets), offsets), edges, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+class Star:
+    """A graph of a user's own: each constituent with the first."""
+
+    class Config(ComponentConfig):
+        """What can go wrong on purpose."""
+
+        fault: str = ""
+
+    def __init__(self, config: Config) -> None:
+        self.fault = config.fault
+
+    def __call__(self, delta_eta: np.ndarray, delta_phi: np.ndarray, offsets: np.ndarray) -> Edges:
+        sizes = np.diff(offsets)
+        counts = np.maximum(sizes - 1, 0)
+        target = np.concatenate([np.arange(1, size) for size in sizes]).astype(np.uint16)
+        edges = Edges(np.zeros(len(target), np.uint16), target, np.concatenate([[0], np.cumsum(counts)]))
+        faults = {
+            "loop": edges._replace(source=target),
+            "beyond": edges._replace(target=target + 1),
+            "order": edges._replace(target=np.where(target < 3, 3 - target, target)),
+            "twice": edges._replace(target=np.maximum(target, 2)),
+            "graphs": edges._replace(offsets=edges.offsets[:-1]),
+            "length": edges._replace(source=edges.source[:-1]),
+            "backwards": edges._replace(offsets=edges.offsets[::-1] - edges.offsets[-1]),
         }
-        mine = slice(edges.offsets[i], edges.offsets[i + 1])
-        assert list(zip(edges.source[mine].tolist(), edges.target[mine].tolist(), strict=True)) == sorted(expected)
+        return faults.get(self.fault, edges)
 
 
-def test_one_and_two_and_no_constituents():
-    edges = delaunay_edges([*np.zeros(3), 0.0, 0.1, 0.2], np.zeros(3), np.array([0, 1, 1, 3]))
-    assert edges.offsets.tolist() == [0, 0, 0, 1]
-    assert (edges.source.tolist(), edges.target.tolist()) == ([0], [1])
+STAR = f"{__name__}:Star"
 
 
-coordinates = st.integers(-600_000, 600_000)
-point_sets = st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=25, unique=True)
+def test_a_graph_of_a_users_own_is_named_by_its_import_path():
+    config = recipe(edges={"name": STAR}).edges
+    edges = build_edges(config, np.zeros(7), np.zeros(7), np.array([0, 4, 4, 7]))
+    assert list(zip(edges.source.tolist(), edges.target.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (0, 1), (0, 2)]
 
 
-@settings(max_examples=60, deadline=None)
-@given(point_sets, st.randoms(use_true_random=False))
-def test_the_order_of_constituents_does_not_matter(points, random):
-    array = np.array(points) / GRID
-    order = list(range(len(points)))
-    random.shuffle(order)
-    shuffled = {tuple(sorted((order[a], order[b]))) for a, b in edges_of(array[order])}
-    assert shuffled == set(edges_of(array))
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("loop", "expected pairs source < target < number of constituents, .* .got 1, 1 in graph 0"),
+        ("beyond", ".got 0, 4 in graph 0"),
+        ("order", "sorted and without repetition .got 0, 1 in graph 0"),
+        ("twice", "sorted and without repetition .got 0, 2 in graph 0"),
+        ("graphs", "expected 4 increasing offsets of edges"),
+        ("length", "expected 5 edges .got 4 sources, 5 targets"),
+        ("backwards", "expected 4 increasing offsets of edges"),
+    ],
+)
+def test_what_a_graph_of_a_users_own_returns_is_checked(fault, message):
+    config = recipe(edges={"name": STAR, "fault": fault}).edges
+    with pytest.raises(DataError, match=message):
+        build_edges(config, np.zeros(7), np.zeros(7), np.array([0, 4, 4, 7]))
 
 
-@settings(max_examples=60, deadline=None)
-@given(point_sets, st.one_of(st.floats(-np.pi, np.pi), st.sampled_from([np.pi, -np.pi, 2 * np.pi])))
-def test_a_rotation_in_phi_changes_nothing(points, angle_rad):
-    eta, phi = np.array(points).T / GRID
-    axis = angle_rad
-    absolute = (phi + axis + np.pi) % (2 * np.pi) - np.pi
-    delta = absolute - axis
-    delta -= 2 * np.pi * np.floor((delta + np.pi) / (2 * np.pi))
-    assert edges_of(np.stack([eta, delta], axis=1)) == edges_of(np.stack([eta, phi], axis=1))
+def neighbours_within(row: dict, radius: float) -> list[tuple[int, int]]:
+    places = np.stack([row["delta_eta"], row["delta_phi"]], axis=1)  # narrow jets, far from delta_phi = +-pi
+    return [(i, j) for i, j in itertools.combinations(range(len(places)), 2) if np.hypot(*(places[i] - places[j])) < radius]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 8.0, -9.5])
-def test_coordinates_that_cannot_be_exact_are_refused(bad):
-    with pytest.raises(DataError, match="finite and below 8"):
-        delaunay_edges(np.array([0.0, bad]), np.zeros(2), np.array([0, 2]))
+def nearest_neighbours(row: dict, k: int) -> list[tuple[int, int]]:
+    places = np.stack([row["delta_eta"], row["delta_phi"]], axis=1)
+    distances = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1))
+    order = distances.argsort(axis=1)[:, 1 : k + 1]
+    return sorted({(min(i, j), max(i, j)) for i, row in enumerate(order.tolist()) for j in row})
 
 
-def test_a_graph_with_more_than_256_constituents():
-    points = np.random.default_rng(1).normal(0, 0.3, (700, 2))
-    edges = edges_of(points)
-    assert len(edges) == 3 * 700 - 3 - boundary_size(on_grid(points))
-    assert max(max(edge) for edge in edges) == 699
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        ({"name": "radius", "radius": 0.1}, lambda row: neighbours_within(row, 0.1)),
+        ({"name": "knn", "k": 3}, lambda row: nearest_neighbours(row, 3)),
+    ],
+    ids=["radius", "knn"],
+)
+def test_a_dataset_holds_the_edges_of_its_graph(ntuples, tmp_path, edges, expected):
+    manifest = prepared(tmp_path / "out", ntuples, edges)
+    assert manifest.content["graph"] == edges
+    rows = read_all(manifest).to_pylist()
+    assert max(row["num_nodes"] for row in rows) > 4
+    assert [pairs_of(row) for row in rows] == [expected(row) for row in rows]
+    assert sum(shard.edges for split in ("train", "val", "test") for shard in manifest.shards(split)) == sum(
+        len(expected(row)) for row in rows
+    )
+
+
+def test_a_dataset_says_that_it_is_triangulated(dataset):
+    assert dataset.content["graph"] == {"name": "delaunay"}
+
+
+@pytest.mark.parametrize("name", ["fully_connected", "none"])
+def test_edges_that_follow_from_the_number_of_constituents_are_not_stored(ntuples, tmp_path, name):
+    manifest = prepared(tmp_path / "out", ntuples, name)
+    assert manifest.content["graph"] == {"name": name}
+    assert manifest.names("edge") == ()
+    assert "edges" not in read_all(manifest).column_names
+    assert all(shard.edges == 0 and shard.nodes > 0 for shard in manifest.shards("train"))
