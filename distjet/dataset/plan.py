@@ -1,25 +1,39 @@
 """Which files are there, which of them can be used, and does the recipe fit them?
 
-Every file is looked at once (size, unique identifier, entries, branches), in parallel. What is wrong in all files is a
-mistake in the recipe and stops the run before anything is converted; what is wrong in some files quarantines those.
+Every file is looked at once (size, hash, entries, branches), in parallel; a remote one is copied on this occasion. What is
+wrong in all files is a mistake in the recipe and stops the run before anything is converted; what is wrong in some files
+quarantines those.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from glob import glob
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+from distjet.config import did_you_mean
 from distjet.dataset.association import open_scope
+from distjet.dataset.checksums import read_catalogue
 from distjet.dataset.convert import Fates, apply_cuts
 from distjet.dataset.definitions import jet_definitions, required_branches
-from distjet.dataset.recipe import Input, PrepareConfig, Recipe
-from distjet.dataset.root import BranchType, Ragged, describe_file, empty
+from distjet.dataset.inputs import find_files
+from distjet.dataset.look import LookTask, look
+from distjet.dataset.ragged import BranchType, Ragged, empty
+from distjet.dataset.recipe import PrepareConfig, Recipe
 from distjet.dataset.rows import evaluate_columns, identify
 from distjet.dataset.schema import dataset_columns
-from distjet.errors import ConfigError, DataError, UserError
+from distjet.dataset.sources import Source
+from distjet.errors import ConfigError, UserError
 from distjet.execution import Execute
+
+logger = logging.getLogger(__name__)
+
+WORK = ".work"
+"Folder of what is needed until the dataset is finished."
+
+INPUTS, COPIES = ".inputs", "copies"
+"Folder of what was found out about the inputs, which serves another recipe as well, and of copies of remote files within."
 
 SMALL_INTEGERS = ("bool", "int8", "int16", "int32", "uint8", "uint16")
 
@@ -28,16 +42,23 @@ SMALL_INTEGERS = ("bool", "int8", "int16", "int32", "uint8", "uint16")
 class InputFile:
     """An input file and its fate."""
 
-    path: str
+    source: Source
     sample: str
     size_bytes: int = 0
     uuid: str = ""
+    checksum: dict[str, str] | None = None
+    page_checksums: bool | None = None
     entries: int = 0
     clusters: tuple[int, ...] = (0,)
     fate: str = "used"
     reason: str | None = None
     accounting: dict[str, Any] = field(default_factory=lambda: {"read": 0, "rows": 0, "cut": 0, "quarantined": 0, "cuts": {}})
     bad_jets: list[tuple[int, int, str]] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """Absolute path or URL."""
+        return self.source.path
 
     def ranges(self, target: int) -> Iterator[tuple[int, int]]:
         """Divide the entries into ranges of about `target` entries, always fewer than three times that.
@@ -83,8 +104,9 @@ class InputFile:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the manifest says about this file."""
-        keys = ("path", "size_bytes", "uuid", "entries", "sample", "fate", "reason", "accounting")
-        return {key: getattr(self, key) for key in keys}
+        keys = ("size_bytes", "uuid", "checksum", "page_checksums", "entries", "sample", "fate", "reason", "accounting")
+        found = {key: getattr(self, key) for key in keys}
+        return {"path": self.path, "xxh3_128": self.source.xxh3_128, **found}
 
 
 @dataclass(frozen=True)
@@ -95,40 +117,26 @@ class Plan:
     integer_spectators: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class LookTask:
-    """Look at one file."""
-
-    path: str
-    tree: str
-    branches: tuple[str, ...]
-
-
-def look(task: LookTask) -> dict[str, Any]:
-    """Describe a file, or say why it cannot be read."""
-    try:
-        return describe_file(task.path, task.tree, task.branches)
-    except DataError as error:
-        path = Path(task.path)
-        return {"error": str(error), "size_bytes": path.stat().st_size if path.exists() else 0}
-
-
 def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
     """Find the input files and check them and the recipe against each other.
 
     Raises:
-        ConfigError: If a pattern matches nothing, a file is listed twice, or no file fits the recipe.
+        ConfigError: If a pattern matches nothing, a file is listed twice, a checksum belongs to no file, or no file fits the
+            recipe.
     """
-    branches = required_branches(config.recipe)
-    found = find_files(config.inputs)
-    tasks = [LookTask(path, config.recipe.tree, tuple(branches)) for _, path in found]
+    copies = config.output / INPUTS / COPIES
+    files = [InputFile(Source.of(path, config.remote, copies), sample) for sample, path in find_files(config)]
+    tasks = _look_tasks(config, files)
     looks = dict(execute(look, tasks, description="look at input files"))
-    files = [InputFile(path, sample) for sample, path in found]
     described = [looks[number] for number in range(len(files))]
     reference = _reference(config.recipe, files, described)
     for file, description in zip(files, described, strict=True):
         _assess(file, description, reference)
     _mark_duplicates(files)
+    _warn_of_pages(files)
+    for file in files:
+        if file.fate != "used":
+            file.source.forget()
     if not reference:
         return Plan(files, ())
     check_recipe(config.recipe, reference)
@@ -136,30 +144,34 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
     return Plan(files, _integer_spectators(config.recipe, used))
 
 
-def find_files(inputs: Sequence[Input], *, must_match: bool = True) -> list[tuple[str, str]]:
-    """Resolve folders and patterns to (sample, absolute path), sorted within each pattern.
+def _look_tasks(config: PrepareConfig, files: Sequence[InputFile]) -> list[LookTask]:
+    """Return a task for each file."""
+    tree, branches, work = config.recipe.tree, tuple(required_branches(config.recipe)), str(config.output / INPUTS)
+    sources = {file.path: file.source for file in files}
+    catalogue = read_catalogue(config.checksums)
+    for path in catalogue:
+        if path not in sources:
+            raise ConfigError(f"checksums: {path} is not among the inputs{did_you_mean(path, sources)}")
+        if not sources[path].is_read_whole:
+            raise ConfigError(f"checksums: {path} is not read as a whole with remote=direct; use remote=stage")
+    return [LookTask(file.source, tree, branches, work, catalogue.get(file.path)) for file in files]
 
-    Raises:
-        ConfigError: If a pattern matches nothing or a file is found twice.
+
+def forgetting_copies(
+    owners: Sequence[InputFile], results: Iterable[tuple[int, dict[str, Any]]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Pass on the results of tasks, and remove the copy of a remote file as soon as its last task is done.
+
+    Args:
+        owners: The file of each task.
+        results: Number of the task, and its result.
     """
-    found: dict[str, str] = {}
-    for item in inputs:
-        for pattern in item.files:
-            paths = _match(pattern)
-            if must_match and not paths:
-                raise ConfigError(f"inputs: no file matches {pattern!r} (sample {item.sample or 'by folder'})")
-            for path in paths:
-                if path in found:
-                    raise ConfigError(f"inputs: {path} is listed twice")
-                found[path] = item.sample or Path(path).parent.name
-    return [(sample, path) for path, sample in found.items()]
-
-
-def _match(pattern: str) -> list[str]:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        return sorted(str(file.resolve()) for file in path.rglob("*.root"))
-    return sorted(str(Path(file).resolve()) for file in glob(str(path), recursive=True) if Path(file).is_file())
+    left = Counter(file.path for file in owners)
+    for number, result in results:
+        yield number, result
+        left[owners[number].path] -= 1
+        if not left[owners[number].path]:
+            owners[number].source.forget()
 
 
 def _reference(recipe: Recipe, files: Sequence[InputFile], described: Sequence[dict[str, Any]]) -> dict[str, BranchType]:
@@ -188,8 +200,10 @@ def _assess(file: InputFile, description: dict[str, Any], reference: dict[str, B
     if "error" in description:
         file.quarantine(description["error"])
         return
+    file.source = Source(**description["source"])
     file.uuid, file.entries = description["uuid"], description["entries"]
     file.clusters = tuple(description["clusters"])
+    file.checksum, file.page_checksums = description["checksum"], description["page_checksums"]
     if description["missing"]:
         file.quarantine(f"no branch {', '.join(map(repr, description['missing']))}, which other files have")
         return
@@ -199,12 +213,25 @@ def _assess(file: InputFile, description: dict[str, Any], reference: dict[str, B
 
 
 def _mark_duplicates(files: Sequence[InputFile]) -> None:
-    first: dict[tuple[str, int], InputFile] = {}
+    """Find the same content twice: the same hash, or where a file was not read as a whole, the same identifier and size."""
+    first: dict[str, InputFile] = {}
     for file in files:
         if file.fate == "used":
-            same = first.setdefault((file.uuid, file.size_bytes), file)
+            same = first.setdefault(file.source.xxh3_128 or f"{file.uuid} {file.size_bytes}", file)
             if same is not file:
                 file.quarantine(f"same content as {same.path}", fate="duplicate")
+
+
+def _warn_of_pages(files: Sequence[InputFile]) -> None:
+    bare = [file.path for file in files if file.fate == "used" and file.page_checksums is False]
+    if bare:
+        logger.warning(
+            "%d of %d files are RNTuples with pages that have no checksum (%s, ...): a flipped bit there can pass unnoticed, "
+            "unless `checksums` of a catalogue are given",
+            len(bare),
+            len(files),
+            bare[0],
+        )
 
 
 def check_recipe(recipe: Recipe, types: dict[str, BranchType]) -> None:

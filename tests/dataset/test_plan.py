@@ -4,18 +4,22 @@ import errno
 from itertools import pairwise
 from pathlib import Path
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distjet.dataset import root
+from distjet.dataset import ttree
+from distjet.dataset.byte_source import LocalFile
 from distjet.dataset.convert import ConvertTask, convert
-from distjet.dataset.plan import InputFile, LookTask, look
+from distjet.dataset.look import LookTask, look
+from distjet.dataset.plan import InputFile
 from distjet.dataset.prepare import prepare
 from distjet.dataset.recipe import PrepareConfig
 from distjet.dataset.root import describe_file, read_branches
+from distjet.dataset.sources import Source, stamp
 from distjet.errors import DataError
 from distjet.execution import in_process
 from tests.dataset.files import TREE, configure, random_ntuple, read_all, run, shard_bytes, write_ntuple
@@ -74,7 +78,9 @@ class TestWholeNumbers:
     def test_what_is_not_a_small_whole_number_is_never_stored_as_one(self, tmp_path, value):
         path = write_ntuple(tmp_path / "a.root", floating_flavour(40, 1, 0, value=value))
         recipe = configure(tmp_path, "x").recipe.model_dump(mode="json")
-        task = ConvertTask(str(path), "uuid", "s", 0, 80, recipe, ("flavour",), 1, 0.8, 0.1, str(tmp_path / "work"))
+        task = ConvertTask(
+            stamp(Source(str(path))), "uuid", "s", 0, 80, recipe, ("flavour",), 1, 0.8, 0.1, str(tmp_path / "work")
+        )
         record = convert(task)
         assert record["quarantined"] == [(0, 0, "column 'flavour' is not finite")]
 
@@ -85,7 +91,7 @@ class TestRanges:
     @given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(1, 60))
     def test_ranges_cover_the_file_and_are_bounded(self, sizes, target):
         clusters = (0, *np.cumsum(sizes).tolist())
-        ranges = list(InputFile("a", "s", entries=clusters[-1], clusters=clusters).ranges(target))
+        ranges = list(InputFile(Source("a"), "s", entries=clusters[-1], clusters=clusters).ranges(target))
         assert [0, *(stop for _, stop in ranges)] == [*(start for start, _ in ranges), clusters[-1]]
         assert max(stop - start for start, stop in ranges) < 3 * target
         assert all(stop - start >= target for start, stop in ranges[:-1])
@@ -94,7 +100,7 @@ class TestRanges:
             assert stop in clusters or any(low < stop < high and (stop - low) % target == 0 for low, high in wide)
 
     def test_clusters_of_the_usual_size_are_not_cut(self):
-        file = InputFile("a", "s", entries=100, clusters=(0, 20, 40, 60, 80, 100))
+        file = InputFile(Source("a"), "s", entries=100, clusters=(0, 20, 40, 60, 80, 100))
         assert list(file.ranges(30)) == [(0, 40), (40, 80), (80, 100)]
         assert list(file.ranges(10)) == [(0, 20), (20, 40), (40, 60), (60, 80), (80, 100)]
 
@@ -109,7 +115,7 @@ class TestRanges:
         }
         shards, tasks = [], []
 
-        def counting(function, given_tasks, *, description):
+        def counting(function, given_tasks, *, description, measure=None):
             tasks.append(len(given_tasks))
             yield from in_process(function, given_tasks, description=description)
 
@@ -122,6 +128,69 @@ class TestRanges:
         assert shards[0] == shards[1]
         assert tasks[1] == 8
         assert tasks[4] == 1
+
+
+class TestUnusualFiles:
+    """Spec: few entries and none are ordinary; what other files do not have, or have otherwise, quarantines a file."""
+
+    def test_a_file_of_ten_rows(self, tmp_path):
+        arrays = random_ntuple(5, seed=1)
+        for name in ("jet_isTruthMatched", "jet_isIsolated", "truthjet_isIsolated"):
+            arrays[name][:] = True
+        manifest = run(tmp_path / "out", str(write_ntuple(tmp_path / "in/s/a.root", arrays)))
+        accounting = manifest.content["accounting"]
+        assert accounting["read"] == 10
+        assert accounting["rows"] == sum(manifest.content["rows"].values()) == 10 - accounting["cut"] > 5
+
+    def test_a_tree_without_entries_among_others(self, tmp_path):
+        write_ntuple(tmp_path / "in/s/a.root", random_ntuple(40, seed=1))
+        alone = run(tmp_path / "alone", str(tmp_path / "in"))
+        write_ntuple(tmp_path / "in/s/b.root", random_ntuple(0, seed=2))
+        manifest = run(tmp_path / "out", str(tmp_path / "in"))
+        fates = {Path(item["path"]).name: (item["fate"], item["entries"]) for item in manifest.content["inputs"]}
+        assert fates == {"a.root": ("used", 80), "b.root": ("used", 0)}
+        assert shard_bytes(manifest) == shard_bytes(alone)
+
+    def test_nothing_but_a_tree_without_entries(self, tmp_path):
+        manifest = run(tmp_path / "out", str(write_ntuple(tmp_path / "in/s/a.root", random_ntuple(0, seed=2))))
+        assert manifest.content["accounting"]["read"] == 0
+        assert manifest.content["rows"] == {"train": 0, "val": 0, "test": 0}
+
+    def test_a_branch_that_is_a_list_in_one_file(self, tmp_path):
+        write_ntuple(tmp_path / "in/s/a.root", random_ntuple(40, seed=1))
+        drifted = random_ntuple(40, seed=2, first_event=1000)
+        drifted["rho"] = ak.Array([[value] for value in drifted["rho"]])
+        path = write_ntuple(tmp_path / "in/s/b.root", drifted)
+        with pytest.raises(DataError, match=r"1 of 2 files .*b.root: branch 'rho' has 1 levels of lists, in other files 0"):
+            run(tmp_path / "out", str(tmp_path / "in"))
+        manifest = run(tmp_path / "out", str(tmp_path / "in"), tolerance={"max_files": 1})
+        item = next(item for item in manifest.content["inputs"] if item["path"] == str(path))
+        assert item["fate"] == "quarantined"
+        assert item["accounting"]["quarantined"] == item["entries"] == 80
+
+    def test_a_branch_that_is_wider_in_one_file(self, tmp_path):
+        arrays = random_ntuple(40, seed=1)
+        write_ntuple(tmp_path / "in/s/a.root", arrays)
+        wider = random_ntuple(40, seed=2, first_event=1000)
+        wider["rho"], wider["eventNumber"] = wider["rho"].astype(np.float64), wider["eventNumber"] + 2**40
+        write_ntuple(tmp_path / "in/s/b.root", wider)
+        manifest = run(tmp_path / "out", str(tmp_path / "in"))
+        assert [item["fate"] for item in manifest.content["inputs"]] == ["used", "used"]
+        assert manifest.column("rho").dtype == "float32"
+        events = read_all(manifest)["event"].to_numpy()
+        assert (events > 2**40).any()
+        assert (events < 40).any()
+
+    def test_handles_are_given_back(self, tmp_path):
+        """Nothing stays open, however often a file is read."""
+        for kind in ("mktree", "mkrntuple"):
+            with uproot.recreate(tmp_path / f"{kind}.root") as file:
+                getattr(file, kind)("tree", {"x": np.arange(3)})
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for number in range(1000):
+            path = tmp_path / ("mktree.root", "mkrntuple.root")[number % 2]
+            assert read_branches(str(path), "tree", ["x"], 0, 2)["x"].content.tolist() == [0, 1]
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 class TestFailingMachine:
@@ -143,32 +212,32 @@ class TestFailingMachine:
 
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__ + str(getattr(error, "errno", "")))
     @pytest.mark.parametrize("place", ["open", "read"])
-    def test_its_errors_are_raised_with_the_name_of_the_file(self, path, monkeypatch, error, place):
+    def test_its_errors_are_raised_with_the_name_of_the_file(self, path, tmp_path, monkeypatch, error, place):
         def fail(*_args, **_kwargs):
             raise type(error)(*error.args)
 
         if place == "open":
             monkeypatch.setattr(uproot, "open", fail)
             with pytest.raises(type(error)) as caught:
-                look(LookTask(path, TREE, ("rho",)))
+                look(LookTask(Source(path), TREE, ("rho",), str(tmp_path)))
         else:
-            monkeypatch.setattr(root, "_flatten", fail)
+            monkeypatch.setattr(ttree, "flatten", fail)
             with pytest.raises(type(error)) as caught:
                 read_branches(path, TREE, ["rho"], 0, 10)
         assert not isinstance(caught.value, DataError)
         assert caught.value.__notes__ == [f"while reading {path}"]
 
     def test_a_task_that_is_tried_again_loses_nothing(self, path, tmp_path, monkeypatch):
-        """A disk that fails at every third opening, and a scheduler with one retry."""
-        calls, original = [], uproot.open
+        """A disk that fails at every 61st reading, of which a task needs fewer, and a scheduler with one retry."""
+        calls, original = [], LocalFile.read
 
-        def flaky(*args, **kwargs):
+        def flaky(*args):
             calls.append(args)
-            if len(calls) % 3 == 0:
+            if len(calls) % 61 == 0:
                 raise OSError(errno.EIO, "Input/output error")
-            return original(*args, **kwargs)
+            return original(*args)
 
-        def patient(function, tasks, *, description):
+        def patient(function, tasks, *, description, measure=None):
             for index, task in enumerate(tasks):
                 try:
                     yield index, function(task)
@@ -176,14 +245,14 @@ class TestFailingMachine:
                     yield index, function(task)
 
         expected = shard_bytes(run(tmp_path / "calm", path))
-        monkeypatch.setattr(uproot, "open", flaky)
+        monkeypatch.setattr(LocalFile, "read", flaky)
         manifest = run(tmp_path / "out", path, patient, entries_per_task=10)
-        assert len(calls) > 6
+        assert len(calls) > 3 * 61
         assert [item["fate"] for item in manifest.content["inputs"]] == ["used"]
         assert shard_bytes(manifest) == expected
 
     def test_an_absent_file_is_a_broken_file(self, tmp_path):
-        found = look(LookTask(str(tmp_path / "gone.root"), TREE, ("rho",)))
+        found = look(LookTask(Source(str(tmp_path / "gone.root")), TREE, ("rho",), str(tmp_path)))
         assert found["size_bytes"] == 0
         assert "gone.root cannot be read: FileNotFoundError" in found["error"]
 

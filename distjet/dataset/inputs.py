@@ -1,0 +1,83 @@
+"""Which files do the inputs name?
+
+Patterns and folders are looked up here, on the driver; whether a file can be read is found out later, by whoever looks at it.
+What a pattern finds is sorted, and everything else stays in the order in which it was given, so the list is always the same.
+"""
+
+import re
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distjet.dataset.checksums import URL_MARK, absolute
+from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.remote import list_files
+from distjet.errors import ConfigError
+
+LIST_SUFFIX = ".txt"
+"No ROOT file ends so."
+
+COMMENT = re.compile(r"(^|\s)#.*")
+"In a list; a # within a URL or a name is no comment."
+
+
+def find_files(config: PrepareConfig, *, must_match: bool = True) -> list[tuple[str, str]]:
+    """Resolve what the inputs name to (sample, absolute path or URL).
+
+    Args:
+        config: Whose `inputs` are meant; `remote.options` serve to list files on servers.
+        must_match: Whether it is an error if files are not there (any more).
+
+    Raises:
+        ConfigError: If a pattern matches nothing or a file is found twice.
+    """
+    found: dict[str, str] = {}
+    for item in config.inputs:
+        for pattern in item.files:
+            for path in _resolve(pattern, config, must_match, f"sample {item.sample or 'by folder'}"):
+                if path in found:
+                    raise ConfigError(f"inputs: {path} is listed twice")
+                found[path] = item.sample or folder_name(path)
+    return [(sample, path) for path, sample in found.items()]
+
+
+def folder_name(path: str) -> str:
+    """Return the name of the folder of a file; of a file at the top of a server, the server's."""
+    if URL_MARK not in path:
+        return Path(path).parent.name
+    parts = urlsplit(path)
+    return Path(parts.path).parent.name or parts.netloc
+
+
+def _resolve(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> Iterator[str]:
+    """Find the files of a pattern, or of each line of a list."""
+    if not _is_list(pattern):
+        yield from _match(pattern, config, must_match, where)
+        return
+    file = Path(pattern).expanduser()
+    if not file.is_file() and must_match:
+        raise ConfigError(f"inputs: there is no list {pattern!r} ({where})")
+    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):
+        text = COMMENT.sub("", line).strip()
+        if _is_list(text):
+            raise ConfigError(f"{pattern} line {number}: a list cannot name another list ({text!r})")
+        if text:
+            path = text if URL_MARK in text else str(file.parent / Path(text).expanduser())
+            yield from _match(path, config, must_match, f"{pattern} line {number}")
+
+
+def _is_list(pattern: str) -> bool:
+    return pattern.endswith(LIST_SUFFIX) and URL_MARK not in pattern
+
+
+def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> list[str]:
+    if URL_MARK in pattern:
+        paths = list_files(pattern, config.remote.options_for(pattern))
+    elif (folder := Path(pattern).expanduser()).is_dir():
+        paths = sorted(str(file.resolve()) for file in folder.rglob("*.root"))
+    else:
+        paths = sorted(absolute(file, Path()) for file in glob(str(folder), recursive=True) if Path(file).is_file())
+    if must_match and not paths:
+        raise ConfigError(f"inputs: no file matches {pattern!r} ({where})")
+    return paths
