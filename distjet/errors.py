@@ -15,3 +15,7 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """An input file, a branch, a row or a dataset on disk is wrong."""
+
+
+class DiskFullError(UserError):
+    """There is no room for what a run writes; the same command continues when there is."""

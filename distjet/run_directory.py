@@ -4,23 +4,33 @@ A run's identity is the hash of its configuration without resources and paths, s
 same run. Files appear under their final name only when complete: written beside it, synced, renamed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
+import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distjet.errors import ConfigError
+from distjet.errors import ConfigError, DiskFullError
+
+logger = logging.getLogger(__name__)
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = ".lock"
-NOTHING_OF_VALUE = {IDENTITY_FILE, LOCK_FILE, "config.yaml", "progress.json", "failure.json", "ray"}
+NOTHING_OF_VALUE = {IDENTITY_FILE, LOCK_FILE, ".inputs", "config.yaml", "progress.json", "failure.json", "ray"}
 "What a run leaves that stopped before it made anything; another configuration may take such a directory."
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"What an operating system answers that has no room for a file."
+NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EMLINK}
+"What a file system answers that has no locks, no hard links, or no way to sync a folder."
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -30,25 +40,87 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def appearing_whole(path: Path) -> Iterator[Path]:
+def appearing_whole(path: Path, *, only_once: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it becomes `path` when the block ends, synced and in one go.
 
     If the block raises, the temporary file is removed and `path` stays what it was.
+
+    Args:
+        path: Where the file is to appear.
+        only_once: Whether a file that is there already stays.
+
+    Raises:
+        FileExistsError: If `only_once` and there is a file with another content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        _sync(temporary)
+        if only_once:
+            _link(temporary, path)
+        else:
+            temporary.replace(path)
+        _sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_names(folder: Path) -> None:
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless the name is taken, which a file system decides in one step, also among several machines."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        if path.read_bytes() != temporary.read_bytes():
+            raise
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        logger.warning("%s has no hard links: keep a second process from writing there at the same time", path.parent)
+        if path.exists() and path.read_bytes() != temporary.read_bytes():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.replace(path)
+
+
+def is_temporary(path: Path, name: str) -> bool:
+    """Tell whether a file is a temporary one that a killed process left; `name` is a pattern of what it would have become."""
+    return re.fullmatch(rf"\.{name}\.[0-9a-f]{{32}}\.tmp", path.name) is not None
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as readable JSON; a NaN or an infinity in it is an error, not invalid JSON."""
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_atomically(path, _as_json(content))
+
+
+def write_json_once(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON where there is none: of several processes that try, one succeeds.
+
+    Raises:
+        FileExistsError: If there is a file with another content; with the same content, all is well.
+    """
+    with appearing_whole(path, only_once=True) as temporary:
+        temporary.write_text(_as_json(content))
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -81,8 +153,9 @@ def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
         )
     wanted: dict[str, Any] = {"verb": verb, "identity": identity_hash(identity), "config": dict(identity)}
     if not marker.exists():
-        write_json(marker, wanted)
-        return
+        with suppress(FileExistsError):  # another process was faster: see below whether it is the same run
+            write_json_once(marker, wanted)
+            return
     found = read_json(marker)
     if found["identity"] == wanted["identity"] and found["verb"] == verb:
         return
@@ -99,12 +172,46 @@ def claim(output: Path, verb: str, identity: Mapping[str, Any]) -> None:
 
 
 @contextmanager
+def naming_a_full_disk(output: Path, needed: Callable[[], str] = str) -> Iterator[None]:
+    """Say what to do where a disk is full, a quota used up, or a file larger than allowed, here or in a task.
+
+    Args:
+        output: The run's directory.
+        needed: Says how much more is needed, where that is known.
+
+    Raises:
+        DiskFullError: In place of what the operating system reports.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        space = shutil.disk_usage(output if output.is_dir() else output.parent)
+        hint = "What is finished is kept: make room, and run the same command again."
+        left = f"{in_megabytes(space.free)} of {in_megabytes(space.total)} are left there"
+        raise DiskFullError(f"{output} cannot be written to: {error}; {left}{needed()}. {hint}") from error
+
+
+def in_megabytes(size: float) -> str:
+    """Write a number of bytes for people to read."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+@contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Keep other processes out of a run's directory for the time of the block; the lock goes with the process.
 
     Raises:
         ConfigError: If another process is writing there.
+        DiskFullError: If the disk is full, whoever finds it so in the block.
     """
+    with naming_a_full_disk(output), _locked(output):
+        yield
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     with (output / LOCK_FILE).open("a+") as handle:
         try:
@@ -112,6 +219,10 @@ def locked(output: Path) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             raise ConfigError(f"{output} is being written by another process ({handle.read().strip()})") from None
+        except OSError as error:
+            if error.errno not in NOT_OFFERED:
+                raise
+            logger.warning("%s has no file locks: keep a second process from writing there at the same time", output)
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")
         handle.flush()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distjet.dataset import prepare as prepare_module
+from distjet.dataset import commit as commit_module
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
 from distjet.dataset.shards import build_shard
-from distjet.errors import DataError
+from distjet.errors import ConfigError, DataError
 from distjet.execution import in_process
 from tests.dataset.files import configure, random_ntuple, run, shard_bytes, write_ntuple
 
@@ -23,17 +23,19 @@ def inputs(tmp_path) -> str:
 
 def test_leftovers_of_prepare_go_and_files_of_others_stay(inputs, tmp_path):
     out = tmp_path / "out"
-    mine = [out / "mine/part-00000.parquet", out / "mine/.a.txt.tmp", out / "train/notes.txt", out / "train/.notes.tmp"]
-    leftovers = [out / "train/part-00099.parquet", out / "val/.part-00000.parquet.0123.tmp", out / ".work/rows-0.arrow"]
+    names = ("mine/part-00000.parquet", "mine/.a.txt.tmp", "train/notes.txt", "train/.notes.tmp", f".notes.json.{32 * '0'}.tmp")
+    mine = [out / name for name in names]
+    temporary = [f"val/.part-00000.parquet.{32 * '0'}.tmp", f".manifest.json.{32 * 'a'}.tmp", f".config.yaml.{32 * 'f'}.tmp"]
+    leftovers = [out / name for name in ("train/part-00099.parquet", ".work/rows-0.rows", ".inputs/look-0.json", *temporary)]
 
-    def with_files(function, tasks, *, description):
+    def with_files(function, tasks, *, description, measure=None):
         for path in (*mine, *leftovers):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("text")
         yield from in_process(function, tasks, description=description)
 
     run(out, inputs, with_files)
-    assert [path.read_text() for path in mine] == ["text"] * 4
+    assert [path.read_text() for path in mine] == ["text"] * len(mine)
     assert not any(path.exists() for path in leftovers)
 
 
@@ -42,13 +44,13 @@ def test_a_run_killed_while_it_cleans_up_is_cleaned_up_by_the_next(inputs, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_clean_up", killed)
+        patch.setattr(commit_module, "finish_folder", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "out", inputs)
     manifest = Manifest.load(tmp_path / "out")
     leftover = manifest.path / "train/part-00099.parquet"
     leftover.write_text("of an earlier run")
-    assert list(manifest.path.glob(".work/*.arrow"))
+    assert list(manifest.path.glob(".work/*.rows"))
     before = shard_bytes(manifest)
     assert shard_bytes(run(tmp_path / "out", inputs)) == before
     assert not (tmp_path / "out/.work").exists()
@@ -60,7 +62,7 @@ def test_relative_paths_are_good_for_workers_in_other_folders(inputs, tmp_path, 
     elsewhere.mkdir()
     monkeypatch.chdir(tmp_path)
 
-    def remote(function, tasks, *, description):
+    def remote(function, tasks, *, description, measure=None):
         for index, task in enumerate(tasks):
             with contextlib.chdir(elsewhere):
                 result = function(task)
@@ -73,7 +75,7 @@ def test_relative_paths_are_good_for_workers_in_other_folders(inputs, tmp_path, 
 
 @pytest.mark.parametrize("loss", ["missing", "shorter"])
 def test_a_shard_that_is_lost_before_the_end_is_noticed(inputs, tmp_path, loss):
-    def losing(function, tasks, *, description):
+    def losing(function, tasks, *, description, measure=None):
         yield from in_process(function, tasks, description=description)
         if function is build_shard:
             shard = tmp_path / "out/train/part-00000.parquet"
@@ -104,12 +106,12 @@ def test_the_advice_for_a_damaged_dataset_works(inputs, tmp_path, damage):
     assert shard_bytes(run(out, inputs)) == whole
 
 
-def test_verify_finds_a_flipped_bit_and_gives_the_same_advice(inputs, tmp_path):
+def test_a_recipe_may_be_corrected_before_anything_was_converted(inputs, tmp_path):
+    wrong = configure(tmp_path / "out", inputs).recipe.model_dump(mode="json") | {"weight": "mcEventWeigth"}
+    with pytest.raises(ConfigError, match="did you mean 'mcEventWeight'"):
+        run(tmp_path / "out", inputs, recipe=wrong)
     manifest = run(tmp_path / "out", inputs)
-    manifest.verify()
-    shard = manifest.path / manifest.shards("train")[0].path
-    content = bytearray(shard.read_bytes())
-    content[100] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(DataError, match=f"is damaged: hash .* remove the folder {manifest.path} and run"):
-        Manifest.load(manifest.path).verify()
+    assert manifest.num_rows("train")
+    assert sorted(path.name for path in manifest.path.iterdir()) == [
+        *("config.yaml", "identity.json", "manifest.json", "quarantine.jsonl", "test", "train", "val")
+    ]
