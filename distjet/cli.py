@@ -5,6 +5,7 @@ training exits with 128 plus the signal's number, as batch systems expect.
 """
 
 import importlib
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from distjet.errors import ConfigError, UserError
 
 app = typer.Typer(
     name="distjet",
-    help="From ROOT ntuples to calibrated jets: simulate, prepare, train, evaluate.",
+    help="From ROOT ntuples to calibrated jets: simulate, prepare, train, evaluate; inspect and verify datasets.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,14 +27,23 @@ app = typer.Typer(
 EXAMPLES = {
     "simulate": "conf/simulation/dijet.yaml",
     "prepare": "conf/dataset/distjet.yaml inputs=FOLDER output=FOLDER",
+    "inspect": "outputs/dataset",
+    "verify": "outputs/dataset",
     "train": "conf/calibration/constituent_gnn.yaml dataset=FOLDER output=FOLDER",
     "evaluate": "conf/evaluation/response.yaml run=FOLDER output=FOLDER",
     "quickstart": "conf/quickstart/quickstart.yaml",
 }
 
+ABOUT_DATASETS = ("inspect", "verify")
+"Verbs that take the folder of a dataset as it stands, without `dataset=`."
+
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FILE.yaml ...] [dotted.key=value ...]", help="Configuration files, then overrides."),
+]
+DatasetArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="DATASET [FILE.yaml ...] [dotted.key=value ...]", help="Folder, configuration files, overrides."),
 ]
 Keys = Annotated[bool, typer.Option("--keys", help="List all keys with their defaults.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
@@ -64,16 +74,19 @@ def run_verb(verb: str, arguments: list[str] | None = None, *, verbose: bool = F
 
 
 def split_arguments(verb: str, arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Tell files from overrides; a verb with a shipped configuration needs no file.
+    """Tell files from overrides; a verb with a shipped configuration needs no file, one about a dataset takes its folder.
 
     Raises:
-        ConfigError: If an argument is neither.
+        ConfigError: If an argument is none of these.
     """
     files = [Path(item) for item in arguments if item.endswith((".yaml", ".yml")) and "=" not in item]
     overrides = [item for item in arguments if "=" in item]
     strange = [item for item in arguments if item not in overrides and Path(item) not in files]
+    if verb in ABOUT_DATASETS and len(strange) == 1 and not any(item.startswith("dataset=") for item in overrides):
+        overrides = [f"dataset={json.dumps(strange.pop())}", *overrides]
     if strange:
-        raise ConfigError(f"expected FILE.yaml or dotted.key=value (got {strange[0]!r})")
+        expected = "one DATASET, FILE.yaml" if verb in ABOUT_DATASETS else "FILE.yaml"
+        raise ConfigError(f"expected {expected} or dotted.key=value (got {strange[-1]!r})")
     if verb == "quickstart" and not files:
         files = [Path("conf/quickstart/quickstart.yaml")]
     return files, overrides
@@ -96,9 +109,7 @@ def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:
     try:
         config: Any = load(verbs.CONFIGS[verb], files, overrides)
     except ConfigError as error:
-        hint = (
-            "" if files else f"\nStart from a file, e.g. `distjet {verb} {EXAMPLES[verb]}`; `distjet {verb} --keys` lists keys."
-        )
+        hint = "" if files else f"\nFor example `distjet {verb} {EXAMPLES[verb]}`; `distjet {verb} --keys` lists keys."
         raise ConfigError(f"{error}{hint}") from error
     try:
         return getattr(verbs, verb)(config)
@@ -145,6 +156,36 @@ def prepare(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = 
     Example: distjet prepare conf/dataset/distjet.yaml inputs=outputs/ntuples output=outputs/dataset
     """
     run_verb("prepare", ["--keys"] if keys else arguments or [], verbose=verbose)
+
+
+@app.command()
+def inspect(
+    arguments: DatasetArguments = None,
+    verbose: Verbose = False,
+    keys: Keys = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """A page of facts about a dataset: rows, accounting, features with units and ranges, size, fingerprints.
+
+    Example: distjet inspect outputs/dataset
+    """
+    given = [*(arguments or []), *(["format=json"] if as_json else [])]
+    run_verb("inspect", ["--keys"] if keys else given, verbose=verbose)
+
+
+@app.command()
+def verify(
+    arguments: DatasetArguments = None,
+    verbose: Verbose = False,
+    keys: Keys = False,
+    inputs: Annotated[bool, typer.Option("--inputs", help="Read and compare the input files as well.")] = False,
+) -> None:
+    """Check every byte and row of a dataset against its manifest: hashes, places, splits, contents, statistics.
+
+    Example: distjet verify outputs/dataset
+    """
+    given = [*(arguments or []), *(["inputs=true"] if inputs else [])]
+    run_verb("verify", ["--keys"] if keys else given, verbose=verbose)
 
 
 @app.command()

@@ -4,10 +4,12 @@ A verb is a configuration class and a function of it; `cli.py` and `jobs/` only 
 stand inside the functions, so that help and configuration errors come at once.
 """
 
+import json
 import logging
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, model_validator
@@ -36,6 +38,26 @@ class SimulateVerb(SimulateConfig):
 class PrepareVerb(PrepareConfig):
     """`distjet prepare`."""
 
+    tasks: TasksConfig = TasksConfig()
+    "Where it runs."
+
+
+class InspectVerb(Config):
+    """`distjet inspect`."""
+
+    dataset: Path
+    "Folder of the dataset."
+    format: Literal["page", "json"] = "page"
+    "page: tables for a terminal; json: the same facts, for programs."
+
+
+class VerifyVerb(Config):
+    """`distjet verify`."""
+
+    dataset: Path
+    "Folder of the dataset."
+    inputs: bool = False
+    "Whether to read and compare the input files as well, where they still are."
     tasks: TasksConfig = TasksConfig()
     "Where it runs."
 
@@ -102,6 +124,8 @@ class QuickstartVerb(Config):
 CONFIGS: dict[str, type[Config]] = {
     "simulate": SimulateVerb,
     "prepare": PrepareVerb,
+    "inspect": InspectVerb,
+    "verify": VerifyVerb,
     "train": TrainConfig,
     "evaluate": EvaluateVerb,
     "quickstart": QuickstartVerb,
@@ -136,6 +160,34 @@ def prepare(config: PrepareVerb) -> dict[str, Any]:
     )
     if found["quarantined"]:
         logger.warning("what was quarantined is listed in %s", config.output / "quarantine.jsonl")
+    return result
+
+
+def inspect(config: InspectVerb) -> dict[str, Any]:
+    """Show what is in a dataset."""
+    from rich.console import Console
+
+    from distjet.dataset.facts import facts
+    from distjet.dataset.inspection import print_page
+    from distjet.dataset.manifest import Manifest
+
+    found = facts(Manifest.load(config.dataset))
+    if config.format == "json":
+        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    else:
+        print_page(found, Console())
+    return found
+
+
+def verify(config: VerifyVerb) -> dict[str, Any]:
+    """Check every byte, row and number of a dataset."""
+    from distjet.cluster.dask import executor
+    from distjet.dataset.inspection import describe_verified
+    from distjet.dataset.verify import verify as run
+
+    with executor(config.tasks) as execute:
+        result = run(config.dataset, execute, inputs=config.inputs)
+    _show(describe_verified(config.dataset, result))
     return result
 
 

@@ -1,5 +1,7 @@
 """The command line as a user meets it: in a process of its own."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -7,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["simulate", "prepare", "train", "evaluate", "quickstart"]
+from distjet.dataset.manifest import Manifest
+
+VERBS = ["simulate", "prepare", "inspect", "verify", "train", "evaluate", "quickstart"]
 HEAVY = ["torch", "ray", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
 
 
@@ -54,6 +58,15 @@ def test_importing_the_package_imports_no_torch_geometric() -> None:
         (["train", "something"], "expected FILE.yaml or dotted.key=value (got 'something')"),
         (["evaluate", "output=/tmp/o"], "give either run=DIRECTORY"),
         (["evaluate", "output=/tmp/o", "run=/nowhere/r"], "/nowhere/r is not the output of `distjet train`"),
+        (["inspect"], "dataset is required and missing\nFor example `distjet inspect outputs/dataset`"),
+        (["inspect", "/nowhere/d"], "dataset /nowhere/d does not exist"),
+        (["inspect", "/nowhere/2024"], "dataset /nowhere/2024 does not exist"),
+        (
+            ["verify", "/nowhere/d", "dataset=/nowhere/e"],
+            "expected one DATASET, FILE.yaml or dotted.key=value (got '/nowhere/d')",
+        ),
+        (["verify", "/nowhere/d", "/nowhere/e"], "expected one DATASET, FILE.yaml or dotted.key=value (got '/nowhere/e')"),
+        (["prepare", "/nowhere/d"], "expected FILE.yaml or dotted.key=value (got '/nowhere/d')"),
     ],
 )
 def test_problems_of_the_user_are_one_message_without_traceback(arguments: list[str], message: str) -> None:
@@ -74,8 +87,37 @@ def test_keys_lists_what_can_be_configured() -> None:
         assert distjet(verb, "--keys").returncode == 0
 
 
+def test_inspect_shows_a_page_or_plain_facts(toy_dataset: Manifest) -> None:
+    page = distjet("inspect", str(toy_dataset.path))
+    assert page.returncode == 0, page.stderr
+    assert toy_dataset.fingerprint in page.stdout
+    assert "training rows" in page.stdout
+    for arguments in ([str(toy_dataset.path), "--json"], [f"dataset={toy_dataset.path}", "format=json"]):
+        found = json.loads(distjet("inspect", *arguments).stdout)
+        assert found["rows"]["train"]["total"] == toy_dataset.num_rows("train")
+        assert found["identity"]["fingerprint"] == toy_dataset.fingerprint
+
+
+def test_verify_says_ok_or_what_is_wrong(toy_dataset: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "2024"
+    shutil.copytree(toy_dataset.path, folder)
+    fine = distjet("verify", str(folder), "--inputs", "tasks.scheduler=in_process")
+    assert fine.returncode == 0, fine.stderr
+    assert fine.stdout.endswith("/2024: ok\n")
+    assert "inputs" in fine.stdout
+    shard = folder / toy_dataset.shards("val")[0].path
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    broken = distjet(f"dataset={folder}", "tasks.scheduler=in_process", module="jobs.verify")
+    assert broken.returncode == 2
+    assert "distjet verify: error: " in broken.stderr
+    assert toy_dataset.shards("val")[0].path in broken.stderr
+    assert "ok" not in broken.stdout
+
+
 def test_jobs_are_the_same_verbs(tmp_path: Path) -> None:
-    for verb in ("simulate", "prepare", "train", "evaluate"):
+    for verb in ("simulate", "prepare", "verify", "train", "evaluate"):
         as_job = distjet(f"output={tmp_path}", "no_such_key=1", module=f"jobs.{verb}")
         as_verb = distjet(verb, f"output={tmp_path}", "no_such_key=1")
         assert as_job.returncode == as_verb.returncode == 2

@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from distjet.config import Config, load
-from distjet.verbs import EvaluateVerb, PrepareVerb, QuickstartVerb, SimulateVerb, TrainConfig
+from distjet.verbs import EvaluateVerb, PrepareVerb, QuickstartVerb, SimulateVerb, TrainConfig, VerifyVerb
 
 CONF = Path(__file__).parents[1] / "conf"
-FILES = sorted(CONF.rglob("*.yaml"))
+FRAGMENTS = sorted((CONF / "cluster").glob("*.yaml"))
+FILES = sorted({*CONF.rglob("*.yaml")} - {*FRAGMENTS})
 VERBS: dict[str, tuple[type[Config], list[str]]] = {
     "simulation": (SimulateVerb, ["output=/tmp/o"]),
     "dataset": (PrepareVerb, ["output=/tmp/o", "inputs=/tmp/i"]),
@@ -21,6 +22,7 @@ VERBS: dict[str, tuple[type[Config], list[str]]] = {
 
 def test_there_are_configurations_for_every_folder() -> None:
     assert {file.parent.name for file in FILES} <= set(VERBS)
+    assert {file.stem for file in FRAGMENTS} == {"slurm", "htcondor"}
     assert len(FILES) >= 8
 
 
@@ -37,4 +39,21 @@ def test_it_loads_and_uses_every_key(file: Path) -> None:
     shown = config.model_dump(mode="json")
     for key, value in content.items():
         if not isinstance(value, dict) and key != "output":
-            assert shown[key] == value, key
+            found = shown[key]["name"] if isinstance(shown[key], dict) else shown[key]  # a name stands for a mapping
+            assert found == value, key
+
+
+@pytest.mark.parametrize("file", FRAGMENTS, ids=lambda file: file.name)
+def test_workers_in_a_batch_system_fit_every_verb_with_tasks(file: Path) -> None:
+    commands: list[tuple[type[Config], list[Path | str], list[str]]] = [
+        (SimulateVerb, [CONF / "simulation/tiny.yaml"], ["output=/tmp/o"]),
+        (PrepareVerb, [CONF / "dataset/distjet.yaml"], ["output=/tmp/o", "inputs=/tmp/i"]),
+        (VerifyVerb, [], ["dataset=/tmp/d"]),
+        (QuickstartVerb, [CONF / "quickstart/quickstart.yaml"], []),
+    ]
+    content = yaml.safe_load(file.read_text())["tasks"]
+    for model, files, paths in commands:
+        tasks = load(model, [*files, file], paths).model_dump(mode="json")["tasks"]
+        assert tasks["scheduler"] == content["scheduler"] == file.stem
+        for key, value in content["jobqueue"].items():
+            assert tasks["jobqueue"][key] == value, key

@@ -3,12 +3,14 @@
 This file imports neither torch nor ray, so that a wrong key is reported at once.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from distjet.config import Config, component_type
+from distjet.dataset.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
@@ -39,6 +41,42 @@ class LossConfig(Config):
         if not self.terms():
             raise ValueError("the loss needs at least one term with a positive weight")
         return self
+
+
+class WeightingConfig(Config):
+    """How much each jet counts in the loss; weights are made from the histograms in the manifest."""
+
+    name: Literal["flat_log_energy", "flat_log_energy_eta", "flat_pt_mass", "reference_pt_mass", "event", "none"] = (
+        "flat_log_energy"
+    )
+    "flat_log_energy: the training spectrum is flat in ln E_true, so that the calibration depends little on the spectrum; "
+    "flat_log_energy_eta: at every |eta_true|; flat_pt_mass: every class is flat in the bins of (pT, mass) of the jet; "
+    "reference_pt_mass: every class has the spectrum of one; event: the event weight; none: every jet counts once."
+    reference: str | None = None
+    "The class whose spectrum in (pT, mass) all classes get; a jet where it has none does not count."
+    totals: dict[str, float] | None = None
+    "With (pT, mass): what the weights of each class add up to, up to a common factor; null: all the same."
+    times_event_weight: bool = False
+    "Whether the weight multiplies the event weight; sums of event weights are then made flat."
+
+    @model_validator(mode="after")
+    def _fits_the_name(self) -> "WeightingConfig":
+        if (self.reference is not None) != (self.name == "reference_pt_mass"):
+            raise ValueError("reference_pt_mass needs a reference, which nothing else has")
+        if self.totals is not None and not self.name.endswith("pt_mass"):
+            raise ValueError("totals are for flat_pt_mass and reference_pt_mass")
+        if self.totals is not None and not (min(self.totals.values(), default=0) > 0):
+            raise ValueError("totals must be positive, one for each class")
+        return self
+
+
+def as_weighting(given: Any) -> Any:
+    """Accept a name, and `{reference: CLASS}` without one."""
+    if isinstance(given, str):
+        return {"name": given}
+    if isinstance(given, Mapping) and given.get("reference") is not None:
+        return {"name": "reference_pt_mass", **given}
+    return given
 
 
 class OptimizerConfig(Config):
@@ -110,15 +148,18 @@ class TrainConfig(Config):
     "Passes over the training split."
     batch_size: int = Field(default=512, ge=1)
     "Graphs in a global batch, over all workers."
+    max_nodes: int | None = Field(default=None, ge=1)
+    "Nodes in a global batch instead of a number of graphs; null: batch_size counts."
+    stream: ReadConfig = ReadConfig()
+    "How the dataset is read; see there for what defines the order of the rows."
     model: component_type("model", MODELS, "constituent_gnn") = ConstituentGnnConfig()  # type: ignore[valid-type]
     "The network: a name from the table, or an import path `package.module:Class`."
     correction: CorrectionConfig = CorrectionConfig()
     "From the network's outputs to corrections of constituents."
     loss: LossConfig = LossConfig()
     "What is minimised."
-    weighting: Literal["flat_log_energy", "flat_log_energy_eta", "event", "none"] = "flat_log_energy"
-    "flat_log_energy: the training spectrum is flat in ln E_true (weights from the manifest), so that the calibration depends "
-    "little on the spectrum; flat_log_energy_eta: at every |eta_true|; event: the event weight; none: every jet counts once."
+    weighting: Annotated[WeightingConfig, BeforeValidator(as_weighting)] = WeightingConfig()
+    "How much each jet counts in the loss: a name, or {reference: CLASS}, or a mapping."
     optimizer: OptimizerConfig = OptimizerConfig()
     "AdamW."
     schedule: ScheduleConfig = ScheduleConfig()
@@ -140,5 +181,5 @@ class TrainConfig(Config):
 
     def identity(self, fingerprint: str) -> dict[str, Any]:
         """Return what defines the result: everything but resources and paths, and the data by their fingerprint."""
-        content = self.model_dump(mode="json", exclude={"output", "dataset", "resources", "checkpoint_minutes"})
-        return content | {"dataset_fingerprint": fingerprint}
+        content = self.model_dump(mode="json", exclude={"output", "dataset", "resources", "checkpoint_minutes", "stream"})
+        return content | {"dataset_fingerprint": fingerprint, "stream": self.stream.identity()}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from distjet.config import implementation
 from distjet.dataset.batch import GraphBatch
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.weights import flattening_weights
 from distjet.errors import ConfigError
 from distjet.models.calibrator import NUM_OUTPUTS, Calibrated, ConstituentCalibrator
 from distjet.models.configs import MODELS
@@ -22,6 +21,7 @@ from distjet.nn.losses.residual import ResidualLoss
 from distjet.nn.normalise import Standardise
 from distjet.training.closure import ResponseHistogram
 from distjet.training.settings import TrainConfig
+from distjet.training.weighting import Weighting
 
 FEATURE_ROLES = ("node", "graph")
 TARGETS = ("true_pt", "true_eta", "true_energy", "true_mass")
@@ -73,7 +73,7 @@ class CalibrationTask:
         ]
         energies = manifest.statistics("true_energy")
         self.energy_range_gev = (float(energies["min"]), float(energies["max"]))
-        self.spectrum = SpectrumTable(manifest, SPECTRA[config.weighting], device) if config.weighting in SPECTRA else None
+        self.weighting = Weighting(config.weighting, manifest, device)
 
     def build_model(self) -> ConstituentCalibrator:
         """Build the network and wrap it; standardisation constants come from the manifest."""
@@ -81,7 +81,7 @@ class CalibrationTask:
 
     def loss(self, calibrated: Calibrated, batch: GraphBatch) -> LossSums:
         """Sum the loss over a batch."""
-        weight = self._weights(batch)
+        weight = self.weighting(batch)
         sums = []
         for term in self.terms:
             residual, valid = self._residual(term, calibrated, batch)
@@ -93,11 +93,6 @@ class CalibrationTask:
         """Fill the energy response of a batch into a histogram."""
         histogram.fill(calibrated.jets.energy / batch.targets["true_energy"], batch.targets)
 
-    def _weights(self, batch: GraphBatch) -> Tensor:
-        if self.spectrum is not None:
-            return self.spectrum(batch.targets)
-        return batch.weight if self.config.weighting == "event" else torch.ones_like(batch.weight)
-
     def _residual(self, term: _Term, calibrated: Calibrated, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         predicted = getattr(calibrated.jets, term.observable)
         true = true_observable(term.observable, batch.targets)
@@ -107,25 +102,6 @@ class CalibrationTask:
             valid, true = above.to(true.dtype), torch.where(above, true, 1.0)
             predicted = torch.where(above, predicted, true)
         return (predicted / true - 1 if term.is_ratio else predicted - true), valid
-
-
-SPECTRA = {"flat_log_energy": "log_true_energy", "flat_log_energy_eta": "log_true_energy_abs_eta"}
-"Which histogram of the manifest each weighting makes flat."
-
-
-class SpectrumTable:
-    """Weights that flatten the training spectrum, as a table on the device."""
-
-    def __init__(self, manifest: Manifest, histogram: str, device: torch.device) -> None:
-        spectrum = flattening_weights(manifest.histogram(histogram))
-        self.inner_edges = [torch.as_tensor(axis[1:-1], dtype=torch.float32, device=device) for axis in spectrum.edges]
-        self.weights = torch.as_tensor(spectrum.values, dtype=torch.float32, device=device)
-
-    def __call__(self, targets: dict[str, Tensor]) -> Tensor:
-        """Weight of each jet, shape (B,)."""
-        variables = (torch.log(targets["true_energy"]), targets["true_eta"].abs())
-        places = [torch.bucketize(v, edges, right=True) for v, edges in zip(variables, self.inner_edges, strict=False)]
-        return self.weights[tuple(places)]
 
 
 def true_observable(name: str, targets: dict[str, Tensor]) -> Tensor:

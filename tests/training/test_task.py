@@ -50,16 +50,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(toy_dataset: Manifest) -> Non
     assert sums.weight.item() == pytest.approx(w.sum().item(), rel=1e-6)
 
 
-def targets_of(manifest: Manifest) -> dict[str, torch.Tensor]:
+def weights_and_targets(task: CalibrationTask, manifest: Manifest) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     batches = list(JetStream(manifest, "train"))
-    return {name: torch.cat([batch.targets[name] for batch in batches]) for name in ("true_energy", "true_eta")}
+    targets = {name: torch.cat([batch.targets[name] for batch in batches]) for name in ("true_energy", "true_eta")}
+    return torch.cat([task.weighting(batch) for batch in batches]).double().numpy(), targets
 
 
 def test_the_spectrum_is_flat_in_log_energy_after_weighting(toy_dataset: Manifest) -> None:
     task = CalibrationTask(config(toy_dataset), toy_dataset, CPU)
-    targets = targets_of(toy_dataset)
+    weights, targets = weights_and_targets(task, toy_dataset)
     energies = targets["true_energy"]
-    weights = task.spectrum(targets).double().numpy()
     edges = np.array(toy_dataset.histogram("log_true_energy")["edges"])
     counts, _ = np.histogram(np.log(energies.double().numpy()), edges)
     summed, _ = np.histogram(np.log(energies.double().numpy()), edges, weights=weights)
@@ -71,9 +71,8 @@ def test_the_spectrum_is_flat_in_log_energy_after_weighting(toy_dataset: Manifes
 
 def test_the_spectrum_is_flat_in_log_energy_at_every_eta(toy_dataset: Manifest) -> None:
     task = CalibrationTask(config(toy_dataset, "weighting=flat_log_energy_eta"), toy_dataset, CPU)
-    targets = targets_of(toy_dataset)
+    weights, targets = weights_and_targets(task, toy_dataset)
     values = [np.log(targets["true_energy"].double().numpy()), targets["true_eta"].abs().double().numpy()]
-    weights = task.spectrum(targets).double().numpy()
     edges = toy_dataset.histogram("log_true_energy_abs_eta")["edges"]
     counts, _, _ = np.histogram2d(*values, edges)
     np.testing.assert_array_equal(counts, toy_dataset.histogram("log_true_energy_abs_eta")["counts"])
