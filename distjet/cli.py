@@ -113,6 +113,11 @@ def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:
         raise ConfigError(f"{error}{hint}") from error
     try:
         return getattr(verbs, verb)(config)
+    except OSError as error:
+        if not (notes := getattr(error, "__notes__", [])):
+            raise
+        hint = "What is finished is kept: run the same command again when this is mended."  # a failing machine, no defect
+        raise UserError(f"{', '.join(notes)}: {error}. {hint}") from error
     except Exception as error:
         if (code := getattr(error, "exit_code", None)) is None:
             raise

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from distjet.errors import ConfigError, DiskFullError
 
@@ -203,7 +203,7 @@ def locked(output: Path) -> Iterator[None]:
     """Keep other processes out of a run's directory for the time of the block; the lock goes with the process.
 
     Raises:
-        ConfigError: If another process is writing there.
+        ConfigError: If another process is writing there, or nobody can.
         DiskFullError: If the disk is full, whoever finds it so in the block.
     """
     with naming_a_full_disk(output), _locked(output):
@@ -212,8 +212,7 @@ def locked(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / LOCK_FILE).open("a+") as handle:
+    with _open_lock(output) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -233,6 +232,17 @@ def _locked(output: Path) -> Iterator[None]:
                 (output / LOCK_FILE).unlink()
                 if not any(output.iterdir()):
                     output.rmdir()
+
+
+def _open_lock(output: Path) -> TextIO:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return (output / LOCK_FILE).open("a+")
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        message = f"output: {output} is no folder that can be written to: {error}; choose another output=..."
+        raise ConfigError(message) from error
 
 
 def differing_keys(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[str]:

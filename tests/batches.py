@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from distjet.dataset.batch import GraphBatch
-from distjet.dataset.windows import edge_distance
 
 NUM_NODE, NUM_GRAPH = 5, 3
 
@@ -22,8 +21,6 @@ def _jet(size: int, rng: np.random.Generator) -> GraphBatch:
     eta, phi = rng.uniform(-2, 2) + 0.1 * rng.normal(size=size), rng.uniform(-3, 3) + 0.1 * rng.normal(size=size)
     pt = rng.exponential(10, size) + 0.5
     p4 = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)], 1).astype(np.float32)
-    pairs = np.stack([np.arange(size - 1), np.arange(1, size)], 1) if size > 1 else np.zeros((0, 2), np.int64)
-    edge_index = np.concatenate([pairs, pairs[:, ::-1]]).T.copy()
     total = p4.sum(0)
     true_pt = float(np.hypot(total[0], total[1]) * rng.uniform(1.1, 1.5))
     true_eta = float(np.arcsinh(total[2] / np.hypot(total[0], total[1])))
@@ -38,51 +35,60 @@ def _jet(size: int, rng: np.random.Generator) -> GraphBatch:
     return GraphBatch(
         x=torch.from_numpy(rng.normal(size=(size, NUM_NODE)).astype(np.float32)),
         p4=torch.from_numpy(p4),
-        edge_index=torch.from_numpy(edge_index),
-        edge_attr=torch.from_numpy(edge_distance(p4, edge_index)),
-        batch=torch.zeros(size, dtype=torch.long),
         ptr=torch.tensor([0, size]),
         u=torch.from_numpy(rng.normal(size=(1, NUM_GRAPH)).astype(np.float32)),
         jet=torch.zeros(1, 5),
         targets={name: torch.tensor([value]) for name, value in targets.items()},
         weight=torch.ones(1),
+        **stored_edges([(size, [(i, i + 1) for i in range(size - 1)])]),
     )
+
+
+def stored_edges(graphs: list[tuple[int, list[tuple[int, int]]]]) -> dict:
+    """Fields of a batch for graphs given by their size and their undirected edges, in local numbers."""
+    wide = any(size > 255 for size, _ in graphs)
+    dtype = torch.int32 if wide else torch.uint8
+    degrees = [sum(min(pair) == node for pair in pairs) for size, pairs in graphs for node in range(size)]
+    ends = [max(pair) for _, pairs in graphs for pair in sorted((min(pair), max(pair)) for pair in pairs)]
+    packed = {"edge_degrees": torch.tensor(degrees, dtype=dtype), "edge_ends": torch.tensor(ends, dtype=dtype)}
+    return packed | {"num_edges": 2 * len(ends)}
+
+
+def pairs_of(batch: GraphBatch, graph: int) -> list[tuple[int, int]]:
+    """The undirected edges of one graph in local numbers."""
+    lo, hi = int(batch.ptr[graph]), int(batch.ptr[graph + 1])
+    mine = (batch.edge_index[0] >= lo) & (batch.edge_index[0] < hi)
+    return [(a, b) for a, b in (batch.edge_index[:, mine] - lo).T.tolist() if a < b]
 
 
 def join(parts: list[GraphBatch]) -> GraphBatch:
     """Put batches of one graph each into one batch."""
     sizes = [part.num_nodes for part in parts]
-    starts = np.cumsum([0, *sizes])
     return GraphBatch(
         x=torch.cat([p.x for p in parts]),
         p4=torch.cat([p.p4 for p in parts]),
-        edge_index=torch.cat([p.edge_index + int(s) for p, s in zip(parts, starts, strict=False)], dim=1),
-        edge_attr=torch.cat([p.edge_attr for p in parts]),
-        batch=torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(sizes)),
-        ptr=torch.from_numpy(starts),
+        ptr=torch.from_numpy(np.cumsum([0, *sizes])),
         u=torch.cat([p.u for p in parts]),
         jet=torch.cat([p.jet for p in parts]),
         targets={name: torch.cat([p.targets[name] for p in parts]) for name in parts[0].targets},
         weight=torch.cat([p.weight for p in parts]),
+        **stored_edges([(size, pairs_of(part, 0)) for size, part in zip(sizes, parts, strict=True)]),
     )
 
 
 def single(batch: GraphBatch, graph: int) -> GraphBatch:
     """Cut one graph out of a batch."""
     lo, hi = int(batch.ptr[graph]), int(batch.ptr[graph + 1])
-    mine = (batch.edge_index[0] >= lo) & (batch.edge_index[0] < hi)
     row = slice(graph, graph + 1)
     return GraphBatch(
         x=batch.x[lo:hi],
         p4=batch.p4[lo:hi],
-        edge_index=batch.edge_index[:, mine] - lo,
-        edge_attr=batch.edge_attr[mine],
-        batch=torch.zeros(hi - lo, dtype=torch.long),
         ptr=torch.tensor([0, hi - lo]),
         u=batch.u[row],
         jet=batch.jet[row],
         targets={name: value[row] for name, value in batch.targets.items()},
         weight=batch.weight[row],
+        **stored_edges([(hi - lo, pairs_of(batch, graph))]),
     )
 
 
@@ -90,15 +96,10 @@ def permute_nodes(batch: GraphBatch, seed: int = 0) -> tuple[GraphBatch, torch.T
     """Shuffle the constituents within each jet; return the new batch and the old place of each node."""
     rng = np.random.default_rng(seed)
     sizes = np.diff(batch.ptr.numpy())
-    order = np.concatenate([s + rng.permutation(n) for s, n in zip(batch.ptr.numpy(), sizes, strict=False)])
-    old = torch.from_numpy(order)
-    new_place = torch.empty_like(old)
-    new_place[old] = torch.arange(len(old))
-    edges = torch.from_numpy(rng.permutation(batch.edge_index.shape[1]))
-    return dataclasses.replace(
-        batch,
-        x=batch.x[old],
-        p4=batch.p4[old],
-        edge_index=new_place[batch.edge_index][:, edges],
-        edge_attr=batch.edge_attr[edges],
-    ), old
+    orders = [rng.permutation(size) for size in sizes]
+    old = torch.from_numpy(np.concatenate([start + order for start, order in zip(batch.ptr.numpy(), orders, strict=False)]))
+    moved = []
+    for graph, order in enumerate(orders):
+        new_place = np.argsort(order)
+        moved.append((len(order), [(int(new_place[a]), int(new_place[b])) for a, b in pairs_of(batch, graph)]))
+    return dataclasses.replace(batch, x=batch.x[old], p4=batch.p4[old], **stored_edges(moved)), old

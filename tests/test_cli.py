@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distjet.dataset.manifest import Manifest
+from tests.dataset.files import PROJECT
 
 VERBS = ["simulate", "prepare", "inspect", "verify", "train", "evaluate", "quickstart"]
 HEAVY = ["torch", "ray", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
@@ -73,6 +74,15 @@ def test_problems_of_the_user_are_one_message_without_traceback(arguments: list[
     result = distjet(*arguments)
     assert result.returncode == 2
     assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_does_not_answer_is_one_message(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/s/x.root"
+    places = [f"inputs={url}", f"output={tmp_path / 'out'}", "remote.retries=0", "tasks.scheduler=in_process"]
+    result = distjet("prepare", str(PROJECT / "conf/dataset/distjet.yaml"), *places)
+    assert result.returncode == 2
+    assert f"distjet prepare: error: while reading {url}: " in result.stderr
     assert "Traceback" not in result.stderr
 
 

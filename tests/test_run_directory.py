@@ -170,6 +170,14 @@ def test_a_locked_directory_keeps_other_processes_out(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_an_output_that_cannot_be_a_folder_is_a_message(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"output: .*{name} is no folder that can be written to: "), locked(tmp_path / name):
+        raise AssertionError
+    assert (tmp_path / "file").is_file()
+
+
 def test_claim_lets_the_same_run_in_and_keeps_others_out(tmp_path: Path) -> None:
     claim(tmp_path, "train", {"model": {"width": 3}, "seed": 1})
     claim(tmp_path, "train", {"seed": 1, "model": {"width": 3}})

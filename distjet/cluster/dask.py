@@ -9,6 +9,8 @@ Tasks are handed out a few per worker at a time: what the scheduler holds does n
 import importlib.util
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -83,16 +85,30 @@ def _local_cluster(config: TasksConfig) -> Any:
     from distributed.system import MEMORY_LIMIT
 
     num_workers = config.num_workers or os.cpu_count() or 1
-    return LocalCluster(
-        n_workers=num_workers,
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=MEMORY_LIMIT // num_workers,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": _wants_dashboard(config)},
-        silence_logs=logging.ERROR,
-    )
+    with _ignoring_interrupts():
+        return LocalCluster(
+            n_workers=num_workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=MEMORY_LIMIT // num_workers,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": _wants_dashboard(config)},
+            silence_logs=logging.ERROR,
+        )
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C does not end: it reaches all of a terminal, but this process closes the others in order."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wants_dashboard(config: TasksConfig) -> bool:

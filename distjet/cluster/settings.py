@@ -71,6 +71,11 @@ class TasksConfig(Config):
     performance_report: Path | None = None
     "An HTML page on what the workers did when, written at the end."
 
+    @field_validator("progress", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        return "off" if given is False else given  # YAML reads `off` as false
+
     @property
     def is_batch(self) -> bool:
         """Whether workers run in jobs of a batch system."""

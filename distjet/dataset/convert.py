@@ -5,10 +5,10 @@ builds the graphs and writes one spill file whose rows are sorted by split and b
 record appear atomically, and their name depends on the task, so a task that ran already returns its record at once.
 
 Each jet has exactly one fate, decided in this order: the cuts (where a condition is NaN, the jet is quarantined), an empty
-graph (a cut), a label that is not unique or a number that is not finite (quarantined), else it is a row.
+graph (a cut), a label that is not unique or a number that cannot be (quarantined), else it is a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +19,38 @@ import pyarrow as pa
 from distjet.config import validate
 from distjet.dataset import hashing
 from distjet.dataset.association import open_scope
+from distjet.dataset.checks import find_bad_jets
 from distjet.dataset.definitions import required_branches
 from distjet.dataset.expressions import Level
+from distjet.dataset.fingerprint import add_up, as_text, row_hashes
 from distjet.dataset.recipe import CUT_EMPTY_GRAPH, CUT_UNMATCHED, Recipe
 from distjet.dataset.root import Ragged, read_branches
-from distjet.dataset.rows import evaluate_columns, evaluate_key, find_bad_jets, identify, make_table
-from distjet.dataset.schema import SPLITS, dataset_columns
+from distjet.dataset.rows import evaluate_columns, evaluate_key, identify, make_table
+from distjet.dataset.schema import SPLITS, ColumnSpec, dataset_columns
 from distjet.dataset.scope import Scope
-from distjet.dataset.shards import write_spill
+from distjet.dataset.shards import SHARD_VERSION, ShardStyle, is_whole, write_shard
+from distjet.dataset.sources import Source
+from distjet.dataset.spills import PackedRows, Places, RowLayout, pack_rows, write_spill
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
 
-SPILL_VERSION = 2
+SPILL_VERSION = 3
 "Raised when the content of a spill changes for the same task."
+
+
+@dataclass(frozen=True)
+class DirectShards:
+    """The shards of a task that writes its rows without a second pass, at most one of each split.
+
+    Attributes:
+        output: Folder of the dataset.
+        number: In the names of the shards.
+        style: Of all shards.
+    """
+
+    output: str
+    number: int
+    style: ShardStyle
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,7 @@ class ConvertTask:
     """One range of entries of one file.
 
     Attributes:
-        path: ROOT file.
+        source: ROOT file.
         uuid: Identity of its content.
         sample: Name of the sample.
         start: First entry.
@@ -50,9 +69,10 @@ class ConvertTask:
         train: Fraction of events for training.
         val: Fraction of events for validation.
         work: Folder for spills and records.
+        direct: Where shards of the task's own are written, without a second pass; None: the rows go into a spill.
     """
 
-    path: str
+    source: Source
     uuid: str
     sample: str
     start: int
@@ -63,10 +83,13 @@ class ConvertTask:
     train: float
     val: float
     work: str
+    direct: DirectShards | None = None
 
     def stem(self) -> Path:
         """Return the path of the spill and the record, without suffix."""
-        inputs = {key: value for key, value in asdict(self).items() if key != "work"}
+        inputs = asdict(self) | {"work": "", "source": self.source.identity()}
+        if self.direct is not None:
+            inputs["direct"] = asdict(self.direct) | {"output": "", "shard_version": SHARD_VERSION}
         return Path(self.work) / f"rows-{identity_hash(inputs | {'version': SPILL_VERSION})}"
 
 
@@ -108,27 +131,28 @@ class Fates:
 
 
 def convert(task: ConvertTask) -> dict[str, Any]:
-    """Write the spill of a range of entries.
+    """Write the spill of a range of entries, or its shards.
 
     Returns:
-        The record: `spill` (path), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets},
-        `quarantined` [(entry, jet_index, reason)]; or `error` (why the file cannot be used).
+        The record: `spill` (path) and `size_bytes`, or `shards` {split: record as of `build_shard`}; `content` (fingerprint of
+        the rows), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets}, `quarantined` [(entry,
+        jet_index, reason)]; or `error` (why the file cannot be used).
     """
     stem = task.stem()
     record_path = stem.with_suffix(".json")
-    if record_path.exists():
-        return read_json(record_path)
+    if record_path.exists() and _is_there(task, record := read_json(record_path)):
+        return record
     recipe = validate(Recipe, task.recipe)
     try:
-        branches = read_branches(task.path, recipe.tree, required_branches(recipe), task.start, task.stop)
-        table, fates = build_rows(task, recipe, branches)
+        branches = read_branches(task.source, recipe.tree, required_branches(recipe), task.start, task.stop)
+        columns, table, fates = build_rows(task, recipe, branches)
     except DataError as error:
         return {"error": str(error)}
-    spill = stem.with_suffix(".arrow")
-    write_spill(spill, table.drop_columns("split"))
-    record = {
-        "spill": str(spill),
-        "split_rows": np.bincount(table["split"].to_numpy(), minlength=len(SPLITS)).tolist(),
+    places = place_rows(task, table)
+    packed = pack_rows(RowLayout(columns), table, places)
+    record = (_write_spill(stem.with_suffix(".rows"), packed) if task.direct is None else _write_shards(task, packed)) | {
+        "content": as_text(add_up(row_hashes(table, columns, task.sample))),
+        "split_rows": np.bincount(places.split, minlength=len(SPLITS)).tolist(),
         "read": fates.read,
         "rows": table.num_rows,
         "cuts": fates.cuts,
@@ -138,24 +162,57 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     return record
 
 
-def build_rows(task: ConvertTask, recipe: Recipe, branches: dict[str, Ragged]) -> tuple[pa.Table, Fates]:
+def count_jets(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a record of `convert` adds to the counts that are shown meanwhile."""
+    if "error" in record:
+        return {"jets": 0, "quarantined": 0, "unreadable": 1}
+    return {"jets": record["read"], "quarantined": len(record["quarantined"])}
+
+
+def _is_there(task: ConvertTask, record: dict[str, Any]) -> bool:
+    """Tell whether what a record describes is still there."""
+    if task.direct is None:
+        spill = Path(record["spill"])
+        return spill.exists() and spill.stat().st_size == record["size_bytes"]
+    return all(is_whole(Path(task.direct.output), made["shard"]) for made in record["shards"].values())
+
+
+def _write_spill(path: Path, packed: PackedRows) -> dict[str, Any]:
+    write_spill(path, packed)
+    return {"spill": str(path), "size_bytes": path.stat().st_size}
+
+
+def _write_shards(task: ConvertTask, packed: PackedRows) -> dict[str, Any]:
+    """Write a shard for each split that has rows."""
+    direct, shards = task.direct, {}
+    assert direct is not None
+    for number, split in enumerate(SPLITS):
+        rows = PackedRows(packed.records[packed.records[".split"] == number], packed.words)
+        if len(rows.records):
+            name = f"{split}/part-{direct.number:05d}.parquet"
+            shards[split] = write_shard(Path(direct.output), name, direct.style, rows, [task.sample])
+    return {"shards": shards}
+
+
+def build_rows(
+    task: ConvertTask, recipe: Recipe, branches: dict[str, Ragged]
+) -> tuple[tuple[ColumnSpec, ...], pa.Table, Fates]:
     """Evaluate a recipe on the branches of a range of entries.
 
     Returns:
-        The rows, sorted by split, shuffle key and identity, with the columns of the dataset except `sample`, and `split` and
-        `key` in front; and what became of every jet.
+        The columns of the dataset; the rows in the order of the file, with all columns but `sample`; what became of every jet.
     """
     scope = open_scope(recipe, branches, task.stop - task.start, task.sample)
     fates = Fates(scope)
     apply_cuts(recipe, scope, fates)
-    columns = [column for column in dataset_columns(recipe, task.integer_spectators) if column.name != "sample"]
+    columns = dataset_columns(recipe, task.integer_spectators)
     values = evaluate_columns(recipe, scope, columns)
     reason_number, reasons = find_bad_jets(recipe, scope, columns, values)
     if (reason_number >= 0).any():
         fates.quarantine(reason_number, reasons)
         values = evaluate_columns(recipe, scope, columns)
     values |= identify(recipe, scope, task.uuid, task.start)
-    return sort_rows(task, make_table(recipe, scope, columns, values)), fates
+    return columns, make_table(recipe, scope, columns, values), fates
 
 
 def apply_cuts(recipe: Recipe, scope: Scope, fates: Fates) -> None:
@@ -168,12 +225,10 @@ def apply_cuts(recipe: Recipe, scope: Scope, fates: Fates) -> None:
         fates.cut(CUT_EMPTY_GRAPH, (scope.counts > 0).astype(np.float64))
 
 
-def sort_rows(task: ConvertTask, table: pa.Table) -> pa.Table:
-    """Add `split` and `key` and sort by them; rows with the same identity stay in the order of the file."""
+def place_rows(task: ConvertTask, table: pa.Table) -> Places:
+    """Find where the rows of a table go; rows with the same identity stay in the order of the file."""
     run, event, jet_index = (table[name].to_numpy() for name in ("run", "event", "jet_index"))
     split_key = hashing.split_keys(task.seed, task.sample, run, event)
     split = hashing.split_numbers(split_key, task.train, task.val)
     key = hashing.shuffle_keys(task.seed, task.sample, run, event, jet_index)
-    order = np.lexsort((jet_index, event, run, key, split))
-    table = table.add_column(0, "key", pa.array(key)).add_column(0, "split", pa.array(split))
-    return table.take(pa.array(order))
+    return Places(split, key, np.lexsort((jet_index, event, run, key, split)))

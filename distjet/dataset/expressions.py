@@ -307,9 +307,13 @@ def _evaluate_operator(node: ast.expr, scope: Scope) -> Value:
 
 
 def _apply(function: Callable[..., Any], arguments: list[Value], scope: Scope) -> Value:
-    """Bring the arguments to their narrowest level and apply a function to them as float64."""
+    """Bring the arguments to their narrowest level and apply a function to them as float64.
+
+    Constants stay single numbers, which numpy spreads itself: for the exponent 2 it takes the square, which is fast, but for an
+    array of exponents it calls `pow`.
+    """
     level = max(argument.level for argument in arguments)
-    arrays = [_as_float(scope.broadcast(argument, level)) for argument in arguments]
+    arrays = [_as_float(value.array if value.level == Level.CONSTANT else scope.broadcast(value, level)) for value in arguments]
     return Value(level, function(*arrays))
 
 

@@ -5,7 +5,7 @@ What a pattern finds is sorted, and everything else stays in the order in which 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,12 +33,13 @@ def find_files(config: PrepareConfig, *, must_match: bool = True) -> list[tuple[
         ConfigError: If a pattern matches nothing or a file is found twice.
     """
     found: dict[str, str] = {}
+    patterns: dict[str, str] = {}
     for item in config.inputs:
         for pattern in item.files:
             for path in _resolve(pattern, config, must_match, f"sample {item.sample or 'by folder'}"):
                 if path in found:
-                    raise ConfigError(f"inputs: {path} is listed twice")
-                found[path] = item.sample or folder_name(path)
+                    raise ConfigError(f"inputs: {path} is listed twice, through {patterns[path]!r} and {pattern!r}")
+                found[path], patterns[path] = item.sample or folder_name(path), pattern
     return [(sample, path) for path, sample in found.items()]
 
 
@@ -74,10 +75,15 @@ def _is_list(pattern: str) -> bool:
 def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> list[str]:
     if URL_MARK in pattern:
         paths = list_files(pattern, config.remote.options_for(pattern))
-    elif (folder := Path(pattern).expanduser()).is_dir():
-        paths = sorted(str(file.resolve()) for file in folder.rglob("*.root"))
     else:
-        paths = sorted(absolute(file, Path()) for file in glob(str(folder), recursive=True) if Path(file).is_file())
+        paths = sorted(absolute(str(file), Path()) for file in _local(Path(pattern).expanduser()) if not Path(file).is_dir())
     if must_match and not paths:
         raise ConfigError(f"inputs: no file matches {pattern!r} ({where})")
     return paths
+
+
+def _local(pattern: Path) -> Iterable[str | Path]:
+    """Find what is in a folder or matches a pattern; a link that leads nowhere is among it, to be quarantined."""
+    if pattern.is_dir():
+        return pattern.rglob("*.root")
+    return [pattern] if pattern.is_file() else glob(str(pattern), recursive=True)  # a name may hold [ or ?

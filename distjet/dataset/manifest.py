@@ -18,6 +18,11 @@ from distjet.run_directory import IDENTITY_FILE
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
+SECTIONS = (
+    *("fingerprint", "content", "config", "columns", "graph", "classes", "samples", "inputs", "accounting"),
+    *("repeated_identities", "shards", "rows", "statistics", "histograms", "class_counts"),
+)
+"What a manifest has at least."
 
 
 def repair_hint(folder: Path) -> str:
@@ -64,7 +69,7 @@ class Manifest:
             check_shards: Whether to look if all shards are there, with their sizes.
 
         Raises:
-            DataError: If there is no manifest, it is of another version, or a shard is missing or has another size.
+            DataError: If there is no manifest, it is damaged or of another version, or a shard is missing or has another size.
         """
         folder = Path(path)
         file = folder / FILE_NAME
@@ -75,10 +80,13 @@ class Manifest:
             raise DataError(f"{folder} is not a dataset: it has no {FILE_NAME}{hint}")
         try:
             content = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+            version = content.get("schema_version")
+        except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, or no mapping
             raise DataError(f"{file} is damaged: {error}; {repair_hint(folder)}") from error
-        if (version := content.get("schema_version")) != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise DataError(f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; {repair_hint(folder)}")
+        if missing := [name for name in SECTIONS if name not in content]:
+            raise DataError(f"{file} is damaged: it has no {', '.join(missing)}; {repair_hint(folder)}")
         manifest = cls(folder, content)
         for problem in manifest.wrong_sizes() if check_shards else ():
             raise DataError(f"{folder}: {problem}; {repair_hint(folder)}")

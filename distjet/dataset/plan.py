@@ -96,6 +96,12 @@ class InputFile:
             self.accounting["cut"] += jets
             self.accounting["cuts"][name] = self.accounting["cuts"].get(name, 0) + jets
 
+    @property
+    def complaint(self) -> str:
+        """The reason why it is not used, with its path."""
+        reason = self.reason or ""
+        return reason if self.path in reason else f"{self.path}: {reason}"
+
     def quarantine_lines(self) -> list[dict[str, Any]]:
         """Return what quarantine.jsonl says about this file."""
         if self.fate != "used":

@@ -1,67 +1,32 @@
-"""Who makes the next batch while the network works on this one?
+"""How does a compiled function ask for memory that it will need soon?
 
-A thread, not a process: decoding and gathering release the interpreter lock, and tensors need no copy through shared memory.
+Rows of a batch lie at random places, and a processor that meets a new place waits for its first lines before it recognises a
+stretch. The instruction that asks for a line ahead exists on every processor, but not in numba, so it is named here for its
+compiler.
 """
 
-import queue
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any
 
-Item = TypeVar("Item")
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
 
-
-@dataclass(frozen=True)
-class _Failure:
-    error: Exception
+LINE_BYTES = 64
+"Memory that is fetched at a time."
 
 
-class _End:
-    """Marks the end of the items."""
+@intrinsic
+def prefetch(typing_context: Any, array: Any, number: Any) -> Any:
+    """Ask for the line of memory that holds element `number` of a one-dimensional array; any number is allowed."""
 
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        whole = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [address.type, whole, whole, whole])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], function_type)
+        to_read, near, is_data = whole(0), whole(3), whole(1)
+        builder.call(function, [address, to_read, near, is_data])
+        return context.get_dummy_value()
 
-@dataclass
-class _Producer(Generic[Item]):
-    """Puts items into a bounded queue until they end, fail, or nobody wants them any more."""
-
-    items: Iterator[Item]
-    ready: "queue.Queue[Item | _Failure | type[_End]]"
-    closed: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        try:
-            for item in self.items:
-                if not self._put(item):
-                    return
-        except Exception as error:  # handed to the consumer, who raises it
-            self._put(_Failure(error))
-        else:
-            self._put(_End)
-
-    def _put(self, item: "Item | _Failure | type[_End]") -> bool:
-        while not self.closed.is_set():
-            try:
-                self.ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-
-def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """Yield items that a background thread makes up to `depth` ahead.
-
-    An exception in the thread is raised here; the thread ends when the caller stops iterating.
-    """
-    producer = _Producer(items, queue.Queue(maxsize=depth))
-    thread = threading.Thread(target=producer.run, name="distjet-stream", daemon=True)
-    thread.start()
-    try:
-        while (item := producer.ready.get()) is not _End:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item  # type: ignore[misc]
-    finally:
-        producer.closed.set()
-        thread.join()
+    return types.void(array, number), generate

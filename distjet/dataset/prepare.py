@@ -14,9 +14,11 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distjet.dataset.checksums import read_catalogue
 from distjet.dataset.commit import QUARANTINE, Result, commit, finish_folder
 from distjet.dataset.convert import ConvertTask, DirectShards, convert, count_jets
 from distjet.dataset.inputs import find_files
@@ -97,8 +99,20 @@ def _finished(config: PrepareConfig) -> Manifest:
         raise ConfigError(
             f"{config.output} holds a dataset made from other files than the inputs match now; choose another output=..."
         )
+    _warn_of_checksums(config, manifest)
     finish_folder(manifest)
     return manifest
+
+
+def _warn_of_checksums(config: PrepareConfig, manifest: Manifest) -> None:
+    """Say that inputs of a finished dataset are not compared any more, if there are checksums now that were not there then."""
+    compared = {item["path"]: item["checksum"] for item in manifest.content["inputs"] if item["fate"] == "used"}
+    catalogue = {path: asdict(checksum) for path, checksum in read_catalogue(config.checksums).items()}
+    if new := [path for path in compared if path in catalogue and compared[path] != catalogue[path]]:
+        logger.warning(
+            "%s is finished: %d of its inputs were not compared with the checksums that are given now (the first: %s)",
+            *(config.output, len(new), new[0]),
+        )
 
 
 def _convert_all(
@@ -170,7 +184,7 @@ def _check_tolerance(config: PrepareConfig, files: Sequence[InputFile]) -> None:
     if len(bad_files) > config.tolerance.max_files:
         problems.append(
             f"{len(bad_files)} of {len(files)} files were quarantined, tolerance.max_files is {config.tolerance.max_files}; "
-            f"the first: {bad_files[0].path}: {bad_files[0].reason}"
+            f"the first: {bad_files[0].complaint}"
         )
     if bad_rows > config.tolerance.max_row_fraction * read:
         first = next(line for file in used for line in file.quarantine_lines())

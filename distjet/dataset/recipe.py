@@ -17,14 +17,18 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from distjet.config import Config
+from distjet.config import ComponentConfig, Config, component_type, unknown
 from distjet.dataset import expressions
+from distjet.dataset.graph_configs import GRAPHS, NOT_STORED, DelaunayConfig, NoEdgesConfig
 
 QUANTITIES = ("pt", "eta", "phi", "mass", "energy", "px", "py", "pz")
 "Components in which a four-momentum can be given."
 
 COMPLETE = ({"pt", "eta", "phi"}, {"energy", "eta", "phi"}, {"px", "py", "pz", "energy"}, {"px", "py", "pz", "mass"})
 "Sets of components that fix a four-momentum (the first two: of a massless constituent, or together with a mass or an energy)."
+
+FULL_BITS = 23
+"Bits of the mantissa of a float32."
 
 RESERVED = ("run", "event", "jet_index", "sample", "weight", "label", "num_nodes", "edges")
 
@@ -81,6 +85,19 @@ def _as_column(item: Any) -> Any:
 
 
 Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_columns)]
+
+
+def _check_range(bounds: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    low, high = bounds
+    if low is None and high is None:
+        raise ValueError("expected [low, high], of which one may be null (got [null, null])")
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"expected [low, high] (got [{low:g}, {high:g}])")
+    return bounds
+
+
+Range = Annotated[tuple[float | None, float | None], AfterValidator(_check_range)]
+"Smallest and largest value that can be, either may be null."
 
 
 Formulas = Annotated[dict[Name, Formula], BeforeValidator(_without_null)]
@@ -185,6 +202,13 @@ class Identity(Config):
         return self
 
 
+def _as_graph(given: Any) -> Any:
+    """Accept the name of a graph in place of `{name: ...}`."""
+    if given is None:
+        raise ValueError("expected the name of a graph, or a mapping with a name; constituents without edges are `none`")
+    return {"name": given} if isinstance(given, str) else given
+
+
 class Recipe(Config):
     """The mapping from branches to columns."""
 
@@ -202,10 +226,15 @@ class Recipe(Config):
     "Reconstructed jet at the scale of the constituents. Absent: the sum of the constituents."
     truth: Truth | None = None
     "Reference jet; becomes the target columns true_pt, true_eta, true_phi, true_energy, true_mass."
-    edges: Literal["delaunay", "none"] = "delaunay"
-    "Delaunay triangulation of the constituents in (eta, phi) around the jet's axis."
+    edges: Annotated[component_type("graph", GRAPHS, "delaunay"), BeforeValidator(_as_graph)] = DelaunayConfig()  # type: ignore[valid-type]
+    """What connects the constituents: delaunay, knn, radius, fully_connected or none; a name, or a mapping with the name and
+    its parameters, {name: knn, k: 16}. Distances are in (eta, phi)."""
     nodes: Columns = ()
     "Features of a constituent."
+    mantissa_bits: dict[Name, Annotated[int, Field(ge=1, le=FULL_BITS)]] = Field(default_factory=dict)
+    """Columns of constituents (nodes, px, py, pz, energy) that are rounded, and to how many of the 23 bits of a float32. They
+    stay float32; with 10 bits, a number is off by at most 1/2048 of itself and takes half of the space. Edges and jets are
+    computed before."""
     graph: Columns = ()
     "Features of a jet."
     targets: Columns = ()
@@ -216,6 +245,9 @@ class Recipe(Config):
     "Numbers kept for plots and for the baselines, not for training."
     cuts: Columns = ()
     "Conditions for a jet to be kept, in this order; the manifest counts what each removes."
+    ranges: Annotated[dict[Name, Range], BeforeValidator(_without_null)] = Field(default_factory=dict)
+    """{column: [low, high]}, null for no bound: a jet with a value beyond them is quarantined, as damaged. This is for what
+    cannot be, {charge: [-1, 1]}; what is not wanted is a cut."""
     weight: Formula = "1"
     "Event weight."
     identity: Identity = Identity()
@@ -252,6 +284,24 @@ class Recipe(Config):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _ranges_are_of_columns(self) -> "Recipe":
+        columns = [column.name for column in (*self.nodes, *self.graph, *self.targets, *self.spectators)]
+        p4 = P4_NAMES if self.constituents else ()
+        numbers = [*p4, *JET_NAMES, *(TRUE_NAMES if self.truth else ()), "weight", *columns]
+        for name in self.ranges:
+            if name not in numbers:
+                raise ValueError("ranges: " + unknown("column", name, numbers))
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _rounded_columns_exist(self) -> "Recipe":
+        known = [*(P4_NAMES if self.constituents else ()), *(column.name for column in self.nodes)]
+        for name in self.mantissa_bits:
+            if name not in known:
+                raise ValueError("mantissa_bits: " + unknown("column of constituents", name, known))
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _variables_are_new(self) -> "Recipe":
         blocks = [self.variables, *(block.variables for block in (self.constituents, self.truth) if block is not None)]
         names = [name for block in blocks for name in block]
@@ -262,9 +312,14 @@ class Recipe(Config):
         return self
 
     @property
+    def connection(self) -> ComponentConfig:
+        """What connects the constituents; `none` without constituents."""
+        return self.edges if self.constituents is not None else NoEdgesConfig()
+
+    @property
     def has_edges(self) -> bool:
-        """Whether graphs have edges."""
-        return self.constituents is not None and self.edges != "none"
+        """Whether edges are stored."""
+        return self.connection.name not in NOT_STORED
 
 
 CUT_UNMATCHED = "truth_matched"
@@ -284,7 +339,9 @@ class Input(Config):
     sample: Name | None = None
     "Name of the sample; by default the name of the folder that holds the file."
     files: tuple[str, ...]
-    "Paths, patterns with * or **, or folders (all .root files below)."
+    """Paths, patterns with * or **, folders (all .root files below), URLs (https://, root://, s3://; with * where the server
+    can list its files), or lists: text files whose name ends in .txt with one of these on each line, # for comments, and
+    relative paths counted from the folder of the list."""
 
     @pydantic.field_validator("files", mode="before")
     @classmethod
@@ -320,16 +377,49 @@ class Tolerance(Config):
     """How much may be quarantined before a run fails."""
 
     max_files: int = Field(default=0, ge=0)
-    "Input files that cannot be used: corrupt, truncated, without the tree or a branch, or the same content twice."
+    "Input files that cannot be used: absent, corrupt, not the catalogue's, without the tree or a branch, or duplicates."
     max_row_fraction: float = Field(default=0.0, ge=0, le=1)
-    "Jets with a non-finite number, as a fraction of the jets read."
+    "Jets with a number that is not finite, impossible or out of the recipe's ranges, as a fraction of the jets read."
+
+
+def _as_remote(given: Any) -> Any:
+    """Accept `stage` and `direct` for `{mode: stage}` and `{mode: direct}`."""
+    return {"mode": given} if isinstance(given, str) else given
+
+
+Protocol = Literal["http", "https", "root", "s3"]
+
+
+class Remote(Config):
+    """How inputs are read that are given as URLs."""
+
+    mode: Literal["stage", "direct"] = "stage"
+    """stage: each file is copied to a hidden folder of the dataset, hashed on the way, and the copy is removed when it has been
+    converted; the copies need room for all remote inputs. direct: branches are read where the file lies, which pays for files
+    of which few branches are needed; such a file has no hash in the manifest, and where ROOT gave it no unique identifier (in
+    an RNTuple), its URL, size and tag stand for its content: they tell its rows apart if these have no event numbers."""
+    retries: int = Field(default=5, ge=0)
+    "Times that a request is repeated which failed for a reason that may pass; pauses grow from 1 s to 30 s."
+    options: dict[Protocol, dict[str, Any]] = Field(default_factory=dict)
+    """For fsspec, by protocol: {s3: {anon: true, endpoint_url: "https://..."}}. The manifest repeats them: keys and passwords
+    belong in the environment."""
+
+    def options_for(self, url: str) -> dict[str, Any]:
+        """Return the options for the protocol of a URL."""
+        return next((options for protocol, options in self.options.items() if url.startswith(f"{protocol}:")), {})
 
 
 class PrepareConfig(Config):
     """ROOT ntuples to a sharded, shuffled dataset with a manifest."""
 
     inputs: Annotated[tuple[Input, ...], BeforeValidator(_as_inputs)] = Field(min_length=1)
-    "A folder, a pattern, a list of them, {sample: patterns}, or [{sample, files}]."
+    "A folder, a pattern, a URL, a text file that lists them, a list of these, {sample: files}, or [{sample, files}]."
+    remote: Annotated[Remote, BeforeValidator(_as_remote)] = Remote()
+    "How URLs are read; `stage` or `direct` alone is the mode."
+    checksums: Path | dict[str, str] | None = None
+    """What a catalogue says about input files, to be compared with their bytes: a text file with lines
+    `adler32 1a2b3c4d /path/or/url`, or {path: "adler32:1a2b3c4d"}; also md5, sha256 and xxh3_128. Files without a line are not
+    compared."""
     output: Path
     "Folder of the dataset."
     recipe: Recipe
@@ -341,7 +431,13 @@ class PrepareConfig(Config):
     row_group_size: int = Field(default=2000, ge=1)
     "Rows that are read together; 2000 jets are about 4 MB."
     entries_per_task: int = Field(default=20_000, ge=1)
-    "Entries read at a time, rounded to the file's clusters; bounds the memory of a task and changes nothing in the result."
+    """Entries read at a time, rounded to the file's clusters; bounds the memory of a task and changes nothing in the result,
+    except with `shuffle: local`."""
+    shuffle: Literal["global", "local"] = "global"
+    """global: the rows of all inputs are mixed uniformly, in two passes with a spill between them. local: in one pass, the rows
+    of a task are mixed with each other and become its own shards, one per split; for inputs that are mixed already. Then
+    rows_per_shard does nothing, entries_per_task fixes the size of the shards, and rows that repeat an identity are only found
+    within a shard."""
     pt_edges_gev: tuple[float, ...] = tuple(round(10 * 2 ** (i / 4), 3) for i in range(37))
     "Bins in jet pT of the (pT, mass) histogram, 10 to 5120 GeV."
     mass_edges_gev: tuple[float, ...] = tuple(float(5 * i) for i in range(61))
@@ -349,5 +445,6 @@ class PrepareConfig(Config):
     tolerance: Tolerance = Tolerance()
 
     def identity(self) -> dict[str, Any]:
-        """Return what defines the dataset: everything except where it is written, what is forgiven and the size of a task."""
-        return self.model_dump(mode="json", exclude={"output", "tolerance", "entries_per_task"})
+        """Return what defines the dataset: not where it is written, how inputs are read and checked, nor what is forgiven."""
+        others = {"output", "tolerance", "remote", "checksums"} | ({"entries_per_task"} if self.shuffle == "global" else set())
+        return self.model_dump(mode="json", exclude=others)

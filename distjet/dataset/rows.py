@@ -1,4 +1,4 @@
-"""Which numbers does a recipe give for the selected jets, and are they all usable?
+"""Which numbers does a recipe give for the selected jets?
 
 Numbers are computed in float64 and checked as what will be stored, so an overflow of float32 is found as well. The identity
 of a row is kept in whole numbers throughout: an event number of 19 digits does not survive a float.
@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distjet.dataset import graphs
+from distjet.dataset.checks import NODE_ROLES
 from distjet.dataset.definitions import column_formulas
 from distjet.dataset.edges import encode_edges
 from distjet.dataset.expressions import Level
+from distjet.dataset.graphs import build_edges
 from distjet.dataset.hashing import text_key
 from distjet.dataset.recipe import Recipe
-from distjet.dataset.schema import ColumnSpec
+from distjet.dataset.rounding import round_mantissa
+from distjet.dataset.schema import ColumnSpec, arrow_schema
 from distjet.dataset.scope import Scope
 from distjet.errors import ConfigError, DataError
 
-NODE_ROLES = ("p4", "node")
 AXES = ("delta_eta", "delta_phi")
 "Coordinates of the graph."
 
@@ -61,44 +62,13 @@ def _stored(array: np.ndarray, column: ColumnSpec) -> np.ndarray:
         fits = (number >= limits.min) & (number <= limits.max) & (number == np.trunc(number))
         return number.astype(dtype) if fits.all() else np.where(fits, number, np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(array).astype(column.dtype)
+        return np.asarray(array).astype(column.dtype, copy=False)
 
 
 def _class_numbers(recipe: Recipe, scope: Scope) -> np.ndarray:
     conditions = [evaluate_key(scope, f"labels.{name}", text, Level.JET) for name, text in recipe.labels.items()]
     holds = np.stack([np.asarray(condition, dtype=np.float64) != 0 for condition in conditions])
     return np.where(holds.sum(axis=0) == 1, holds.argmax(axis=0), np.nan)
-
-
-def find_bad_jets(
-    recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, list[str]]:
-    """Find jets with a number that cannot be used.
-
-    Returns:
-        For each jet the number of its first reason, -1 for a good jet, int64 (J,); and the reasons.
-    """
-    nodes = {column.name for column in columns if column.role in NODE_ROLES}
-    number = np.full(scope.num_jets, -1)
-    reasons: list[str] = []
-    for name, array in sorted(values.items(), key=lambda item: item[0] in nodes):  # a bad jet also spoils its constituents
-        is_axis = name.startswith("(")
-        bad = ~graphs.in_range(array) if is_axis else ~np.isfinite(array)
-        if bad.any():
-            jets = np.flatnonzero(bad)
-            if is_axis or name in nodes:
-                jets = np.unique(np.repeat(np.arange(scope.num_jets), scope.counts)[jets])
-            number[jets[number[jets] < 0]] = len(reasons)
-            reasons.append(_reason(recipe, name, is_axis=is_axis))
-    return number, reasons
-
-
-def _reason(recipe: Recipe, name: str, *, is_axis: bool) -> str:
-    if name == "label":
-        return f"column 'label': not exactly one of {list(recipe.labels)} holds"
-    if is_axis:
-        return f"{name.strip('()')} of a constituent is not a number below {graphs.MAX_COORDINATE:g}"
-    return f"column {name!r} is not finite"
 
 
 def identify(recipe: Recipe, scope: Scope, uuid: str, first_entry: int) -> dict[str, np.ndarray]:
@@ -125,16 +95,18 @@ def _whole(scope: Scope, key: str, formula: str) -> np.ndarray:
 
 
 def make_table(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]) -> pa.Table:
-    """Build the graphs and arrange everything as an Arrow table with the dataset's schema."""
+    """Build the graphs and arrange everything as an Arrow table with the columns of the dataset, except `sample`."""
     offsets = np.concatenate([[0], np.cumsum(scope.counts)]) if recipe.constituents is not None else np.zeros(1, np.int64)
-    parts: dict[str, Any] = dict(values) | {c.name: (values[c.name], offsets) for c in columns if c.role in NODE_ROLES}
+    parts: dict[str, Any] = dict(values)
+    parts |= {c.name: (round_mantissa(values[c.name], c.mantissa_bits), offsets) for c in columns if c.role in NODE_ROLES}
     if recipe.constituents is not None:
         parts["num_nodes"] = scope.counts
     if recipe.has_edges:
-        edges = graphs.delaunay_edges(values["(delta_eta)"], values["(delta_phi)"], offsets)
+        edges = build_edges(recipe.edges, values["(delta_eta)"], values["(delta_phi)"], offsets)
         parts["edges"] = encode_edges(edges, offsets)
-    arrays = [_arrow_array(column, parts[column.name]) for column in columns]
-    return pa.Table.from_arrays(arrays, schema=pa.schema([column.arrow_field() for column in columns]))
+    stored = [column for column in columns if column.name != "sample"]
+    arrays = [_arrow_array(column, parts[column.name]) for column in stored]
+    return pa.Table.from_arrays(arrays, schema=arrow_schema(stored))
 
 
 def _arrow_array(column: ColumnSpec, values: Any) -> pa.Array:

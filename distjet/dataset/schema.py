@@ -5,14 +5,14 @@ the `columns` of the manifest, so neither can tell another story. Nothing is nul
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from distjet.dataset.expressions import parse
 from distjet.dataset.features import COMPONENTS, FEATURES
-from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
+from distjet.dataset.recipe import FULL_BITS, JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
 
 Role = Literal["identifier", "weight", "size", "p4", "node", "edge", "jet", "graph", "target", "label", "spectator"]
 
@@ -40,6 +40,7 @@ class ColumnSpec:
         dtype: Of its values, or of the elements of its lists.
         formula: What it is computed from, where the recipe says so; empty for the columns that every dataset has. In the
             manifest alone, so that a shard does not change with the names of branches.
+        mantissa_bits: Bits of the mantissa that are kept, 23 for all.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ColumnSpec:
     description: str
     dtype: str
     formula: str = ""
+    mantissa_bits: int = 23
 
     @property
     def is_list(self) -> bool:
@@ -62,9 +64,11 @@ class ColumnSpec:
     def arrow_field(self) -> pa.Field:
         """Return the column's Arrow field with its metadata."""
         metadata = {"role": self.role, "unit": self.unit, "description": self.description}
+        if self.mantissa_bits < FULL_BITS:
+            metadata["mantissa_bits"] = str(self.mantissa_bits)
         return pa.field(self.name, self.arrow_type(), nullable=False, metadata=metadata)
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the column as it stands in the manifest."""
         return asdict(self)
 
@@ -99,7 +103,7 @@ def dataset_columns(recipe: Recipe, integer_spectators: Sequence[str] = ()) -> t
     for column in recipe.spectators:
         dtype = "int32" if column.name in integer_spectators else "float32"
         columns.append(_user_column(recipe, column, "spectator", dtype))
-    return tuple(columns)
+    return tuple(replace(column, mantissa_bits=recipe.mantissa_bits.get(column.name, FULL_BITS)) for column in columns)
 
 
 def arrow_schema(columns: Sequence[ColumnSpec]) -> pa.Schema:

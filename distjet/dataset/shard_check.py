@@ -186,6 +186,8 @@ class ShardChecker:
             table = file.read_row_group(number, use_threads=False)
             if not table.schema.equals(arrow_schema(self.manifest.columns)):
                 raise pa.ArrowInvalid(f"its columns are {', '.join(map(str, table.schema))}")
+            if not table.num_rows:
+                raise pa.ArrowInvalid("it has no rows")
         except UNREADABLE as error:
             self.problems.append(f"row group {number} cannot be read: {error}")
             self._last_row = None
@@ -208,13 +210,15 @@ class ShardChecker:
         fractions = self.config.split
         splits = hashing.split_numbers(rows.split_key, fractions.train, fractions.val)
         yield splits != SPLITS.index(self.split), "run and event belong to another split"
-        low, high = self._key_range()
+        low, high = self._key_range
         yield (rows.key < np.uint64(low)) | (rows.key > np.uint64(high)), "run, event and jet_index belong to another shard"
         disordered, repeats = self._compare_with_row_before(rows)
         self.repeated += int(repeats.sum())
         yield disordered, "belongs before the row before it"
 
+    @cached_property
     def _key_range(self) -> tuple[int, int]:
+        """First and last key of the shard; looked up once, because all shards are counted for it."""
         if self.config.shuffle == "local":  # any row may be in any shard of its split
             return key_range(0, 1)
         number = int(Path(self.shard.path).stem.rpartition("-")[2])

@@ -1,20 +1,21 @@
-"""How are rows stored: on the way (spills) and in the end (shards)? The second of the two passes of `distjet prepare`.
+"""How do rows become a shard? The second of the two passes of `distjet prepare`.
 
 A shard owns an equal share of the range of shuffle keys. It takes that range from every spill, where rows are sorted by
 key, so it reads only its own bytes, and sorts what it found. The shards in order are then the whole split in the order of
 the keys: a uniform shuffle over all inputs, with the memory of one shard, and the same bytes for any division of the inputs
-into tasks.
+into tasks. A row group at a time is brought into order, hashed, summarised and encoded, while it is in the processor's cache.
 
-Parquet is written so that nothing depends on the machine: one row group at a time of fixed size, zstd level 1 and byte
-stream split for floats (smaller and as fast to read), dictionaries for edges and names, a checksum on each page (without
-it, most flipped bits in zstd data are read back as wrong numbers).
+Parquet is written so that nothing depends on the machine: row groups of fixed size, zstd level 1 and byte stream split for
+floats (smaller and as fast to read), a dictionary for names, a checksum on each page (without it, most flipped bits in zstd
+data are read back as wrong numbers).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +24,44 @@ import pyarrow.parquet as pq
 import xxhash
 
 from distjet.dataset.edges import num_edges
-from distjet.dataset.schema import ColumnSpec, arrow_schema, columns_from_manifest
-from distjet.dataset.statistics import summarise_shard
+from distjet.dataset.fingerprint import row_hashes, sums_by_sample, total, totals_by_sample
+from distjet.dataset.schema import SPLITS, ColumnSpec, arrow_schema, columns_from_manifest
+from distjet.dataset.spills import PackedRows, RowLayout, leave_memory, read_spills, unpack_rows
+from distjet.dataset.statistics import Summary
 from distjet.run_directory import appearing_whole, identity_hash, read_json, write_json
 
-SHARD_VERSION = 2
+SHARD_VERSION = 3
 "Raised when the bytes of a shard change for the same task."
 
-SORT_COLUMNS = ("key", "sample", "run", "event", "jet_index")
+SORT_COLUMNS = (".key", ".sample", "run", "event", "jet_index")
+
+
+@dataclass(frozen=True)
+class ShardStyle:
+    """What all shards of a dataset have in common.
+
+    Attributes:
+        columns: Of the dataset, as in the manifest.
+        row_group_size: Rows in a row group.
+        pt_edges_gev: Of the (pT, mass) histogram.
+        mass_edges_gev: Of the (pT, mass) histogram.
+        num_classes: Number of labels, 0 without labels.
+    """
+
+    columns: tuple[dict[str, Any], ...]
+    row_group_size: int
+    pt_edges_gev: tuple[float, ...]
+    mass_edges_gev: tuple[float, ...]
+    num_classes: int
+
+    @cached_property
+    def layout(self) -> RowLayout:
+        """The columns of a row, and how it is packed."""
+        return RowLayout(columns_from_manifest(self.columns))
+
+    def summary(self) -> Summary:
+        """Return a summary of no rows."""
+        return Summary(self.layout.columns, (self.pt_edges_gev, self.mass_edges_gev), self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -42,13 +73,9 @@ class ShardTask:
         path: Of the shard, relative to the dataset.
         number: Of the shard within its split.
         num_shards: Shards in the split.
-        spills: File in `work` that lists [name, sample, first row, one past the last row] of the split's rows in each spill;
-            a file, because a large run has too many spills to send along with each task. Its name is a hash of its content.
-        columns: Of the dataset, as in the manifest.
-        row_group_size: Rows in a row group.
-        pt_edges_gev: Of the (pT, mass) histogram.
-        mass_edges_gev: Of the (pT, mass) histogram.
-        num_classes: Number of labels, 0 without labels.
+        spills: File in `work` that lists [name, sample] of each spill with rows of the split; a file, because a large run has
+            too many spills to send along with each task. Its name is a hash of its content.
+        style: Of all shards.
         work: Folder for the record.
     """
 
@@ -57,12 +84,13 @@ class ShardTask:
     number: int
     num_shards: int
     spills: str
-    columns: tuple[dict[str, str], ...]
-    row_group_size: int
-    pt_edges_gev: tuple[float, ...]
-    mass_edges_gev: tuple[float, ...]
-    num_classes: int
+    style: ShardStyle
     work: str
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return self.path.partition("/")[0]
 
     def record_path(self) -> Path:
         """Return where the record of this shard stands."""
@@ -74,24 +102,30 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
     """Write one shard.
 
     Returns:
-        The record: `shard` as in the manifest, `repeated` (rows whose identity another row has), and `summary` (statistics).
+        The record: `shard` as in the manifest, `content` (fingerprint of the rows of each sample), `repeated` (rows whose
+        identity another row has), and `summary` (statistics of training rows; None in the other splits).
     """
-    path = Path(task.output) / task.path
     record_path = task.record_path()
-    if record_path.exists() and path.exists():
-        record = read_json(record_path)
-        if path.stat().st_size == record["shard"]["size_bytes"]:
-            return record
-    columns = columns_from_manifest(task.columns)
-    table, repeated = _gather(task, columns)
-    write_shard(path, table, columns, task.row_group_size)
-    record = {
-        "shard": describe_shard(path, task.path, table),
-        "repeated": repeated,
-        "summary": summarise_shard(table, columns, (task.pt_edges_gev, task.mass_edges_gev), task.num_classes),
-    }
+    if record_path.exists() and is_whole(Path(task.output), (record := read_json(record_path))["shard"]):
+        return record
+    spills = read_json(Path(task.work) / task.spills)
+    samples = sorted({sample for _, sample in spills})
+    files = [(Path(task.work) / name, samples.index(sample)) for name, sample in spills]
+    rows = read_spills(task.style.layout, files, SPLITS.index(task.split), *key_range(task.number, task.num_shards))
+    record = write_shard(Path(task.output), task.path, task.style, rows, samples)
     write_json(record_path, record)
     return record
+
+
+def count_rows(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a record of `build_shard` adds to the counts that are shown meanwhile."""
+    return {"rows": record["shard"]["rows"]}
+
+
+def is_whole(output: Path, shard: Mapping[str, Any]) -> bool:
+    """Tell whether a shard is there as it was written."""
+    path = output / shard["path"]
+    return path.exists() and path.stat().st_size == shard["size_bytes"] and file_hash(path) == shard["xxh3_128"]
 
 
 def key_range(number: int, num_shards: int) -> tuple[int, int]:
@@ -99,81 +133,97 @@ def key_range(number: int, num_shards: int) -> tuple[int, int]:
     return number * 2**64 // num_shards, (number + 1) * 2**64 // num_shards - 1
 
 
-def _gather(task: ShardTask, columns: Sequence[ColumnSpec]) -> tuple[pa.Table, int]:
-    """Collect the rows of a shard from all spills and sort them; also count rows that repeat an identity."""
-    low, high = key_range(task.number, task.num_shards)
-    parts = []
-    for name, sample, start, stop in read_json(Path(task.work) / task.spills):
-        with pa.memory_map(str(Path(task.work) / name)) as source:
-            spill = pa.ipc.open_file(source).read_all().slice(start, stop - start)
-            keys = spill["key"].to_numpy()
-            first = int(np.searchsorted(keys, np.uint64(low), side="left"))
-            last = int(np.searchsorted(keys, np.uint64(high), side="right"))
-            if last > first:
-                rows = spill.slice(first, last - first)
-                parts.append(rows.append_column("sample", pa.array([sample] * (last - first), pa.string())))
-    schema = arrow_schema(columns)
-    if not parts:
-        return schema.empty_table(), 0
-    table = pa.concat_tables(parts).combine_chunks()
-    order, repeated = _order(table)
-    return table.take(pa.array(order)).select(schema.names).cast(schema).combine_chunks(), repeated
+def write_shard(output: Path, name: str, style: ShardStyle, rows: PackedRows, samples: Sequence[str]) -> dict[str, Any]:
+    """Write packed rows, which all belong to one split, in the order of their keys as a Parquet file that appears whole.
+
+    Args:
+        output: Folder of the dataset.
+        name: Path of the shard in that folder; it begins with the split.
+        style: Of the shard.
+        rows: The rows, in any order.
+        samples: Names of the samples that the rows refer to, sorted.
+
+    Returns:
+        The record, as `build_shard` returns it.
+    """
+    order, repeated = _order(rows.records)
+    summary = style.summary() if name.startswith("train/") else None
+    starts = range(0, len(order), style.row_group_size)
+    tables = (unpack_rows(style.layout, rows, order[start : start + style.row_group_size], samples) for start in starts)
+    groups = _write_row_groups(output / name, style, tables, summary)
+    content = totals_by_sample(group.content for group in groups)
+    counts = Counter(rows.records[".sample"].tolist())
+    shard = {
+        "path": name,
+        "rows": len(order),
+        "sample_rows": {samples[number]: counts[number] for number in sorted(counts)},
+        "nodes": sum(group.nodes for group in groups),
+        "edges": sum(group.edges for group in groups),
+        "largest_graph": max((group.largest_graph for group in groups), default=0),
+        "row_groups": [[group.rows, group.nodes, group.edges] for group in groups],
+        "size_bytes": (output / name).stat().st_size,
+        "xxh3_128": file_hash(output / name),
+        "content": total(content.values()),
+    }
+    with (output / name).open("rb") as file:
+        leave_memory(file.fileno())
+    described = summary.as_dict() if summary is not None else None
+    return {"shard": shard, "content": content, "repeated": repeated, "summary": described}
 
 
-def _order(table: pa.Table) -> tuple[np.ndarray, int]:
-    """Sort by key and identity; rows that share both stay in the order of the inputs."""
-    samples = table["sample"].to_numpy()
-    _, rank = np.unique(samples.astype(str), return_inverse=True)
-    fields = [rank if name == "sample" else table[name].to_numpy() for name in SORT_COLUMNS]
+class _RowGroup(NamedTuple):
+    """What was written: numbers of rows, nodes and edges, most nodes of a row, fingerprint of the rows of each sample."""
+
+    rows: int
+    nodes: int
+    edges: int
+    largest_graph: int
+    content: dict[str, str]
+
+
+def _write_row_groups(path: Path, style: ShardStyle, tables: Iterable[pa.Table], summary: Summary | None) -> list[_RowGroup]:
+    """Write tables as row groups of one file, and summarise each while it is at hand."""
+    groups, columns = [], style.layout.columns
+    with (
+        appearing_whole(path) as temporary,
+        pq.ParquetWriter(temporary, arrow_schema(columns), **_encodings(columns)) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table, row_group_size=style.row_group_size)
+            nodes, edges = graph_sizes(table)
+            content = sums_by_sample(table, row_hashes(table, columns))
+            groups.append(_RowGroup(len(table), int(nodes.sum()), int(edges.sum()), int(nodes.max()), content))
+            if summary is not None:
+                summary.add(table)
+    return groups
+
+
+def _order(records: np.ndarray) -> tuple[np.ndarray, int]:
+    """Sort by key and identity (rows that share both stay in the order of the inputs); count rows that repeat an identity."""
+    keys = np.ascontiguousarray(records[".key"])
+    order = np.argsort(keys, kind="stable")
+    if not (keys[order][1:] == keys[order][:-1]).any():
+        return order, 0
+    fields = [records[name] for name in SORT_COLUMNS]
     order = np.lexsort(fields[::-1])
     same = np.logical_and.reduce([field[order][1:] == field[order][:-1] for field in fields])
     return order, int(same.sum())
 
 
-def write_spill(path: Path, table: pa.Table) -> None:
-    """Write rows as one uncompressed Arrow batch, to be memory-mapped."""
-    with appearing_whole(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def write_shard(path: Path, table: pa.Table, columns: Sequence[ColumnSpec], row_group_size: int) -> None:
-    """Write a Parquet file atomically."""
+def _encodings(columns: Sequence[ColumnSpec]) -> dict[str, Any]:
+    """Return how Parquet stores the columns."""
     leaf = {column.name: f"{column.name}.list.element" if column.is_list else column.name for column in columns}
-    floats = [leaf[column.name] for column in columns if column.dtype in ("float32", "float64")]
-    with appearing_whole(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[column.name for column in columns if column.dtype == "string"],
-            use_byte_stream_split=floats,
-            write_statistics=[column.name for column in columns if not column.is_list and column.dtype != "binary"],
-            write_page_checksum=True,
-            row_group_size=row_group_size,
-        )
-
-
-def describe_shard(path: Path, name: str, table: pa.Table) -> dict[str, Any]:
-    """Return what the manifest says about a shard."""
-    metadata = pq.read_metadata(path)
-    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    nodes, edges = _graph_sizes(table)
-    starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-    sums = [[int(sizes[low:high].sum()) for low, high in pairwise(starts)] for sizes in (nodes, edges)]
     return {
-        "path": name,
-        "rows": table.num_rows,
-        "nodes": int(nodes.sum()),
-        "edges": int(edges.sum()),
-        "largest_graph": int(nodes.max(initial=0)),
-        "row_groups": [list(group) for group in zip(rows, *sums, strict=True)],
-        "size_bytes": path.stat().st_size,
-        "xxh3_128": file_hash(path),
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": [column.name for column in columns if column.dtype == "string"],
+        "use_byte_stream_split": [leaf[column.name] for column in columns if column.dtype in ("float32", "float64")],
+        "write_statistics": [column.name for column in columns if not column.is_list and column.dtype != "binary"],
+        "write_page_checksum": True,
     }
 
 
-def _graph_sizes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def graph_sizes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Count the nodes and the undirected edges of each row; zero where the dataset has none."""
     zeros = np.zeros(table.num_rows, np.int64)
     nodes = table["num_nodes"].to_numpy().astype(np.int64) if "num_nodes" in table.column_names else zeros

@@ -1,60 +1,63 @@
 """How do shards become batches for one rank, with every row seen exactly once an epoch?
 
-The order of an epoch is a pure function of (seed, epoch): row groups of all shards are permuted, consecutive ones are pooled
-into windows, rows are permuted inside a window, and the result is cut into steps of equal size (to one row). A rank takes its
-contiguous part of every step. So the global batch of a step is the same for any number of ranks, all ranks make the same number
-of steps, and a resumed epoch needs no more state than its step.
+The order of an epoch is a pure function of (seed, epoch), cut into lanes and steps (`distjet.dataset.lanes`): the global batch
+of a step is the same for any number of ranks, all ranks make the same number of steps, and a resumed epoch needs no more state
+than its step. Threads decode and gather ahead of the caller (`distjet.dataset.pipeline`); no Python object exists per graph.
 
-No Python object exists per graph: Arrow decodes columns, ragged rows are gathered by index arithmetic, edges are shifted by one
-addition. A background thread reads, gathers and pins ahead of the caller. Every rank decodes every window that it draws from.
+A rank reads the row groups of its own lanes alone. Decoded row groups stay in memory while there is room, so a small split is
+decoded once; with a cache on a local disk, a large one is, too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+import pyarrow.parquet as pq
 
-from distjet.config import Config
+from distjet.dataset.arena import Arena
 from distjet.dataset.batch import GraphBatch
+from distjet.dataset.cache import CacheKey, RowGroupCache
+from distjet.dataset.decode import Decoder
+from distjet.dataset.gather import Gatherer, scale_of
+from distjet.dataset.lanes import EpochPlan, LanePlan, Lanes, check_shares, cut_equal_rows, lanes_that_fit, num_slots
+from distjet.dataset.layout import Layout, row_groups
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.prefetch import ahead
-from distjet.dataset.windows import ShardReader, Window, concatenate
+from distjet.dataset.node_budget import NodeBudget, steps_for_budget
+from distjet.dataset.pipeline import Counters, Pass, Pipeline, Sources
+from distjet.dataset.settings import StreamConfig
 from distjet.errors import ConfigError
 from distjet.ranks import SINGLE, RankInfo
 
+__all__ = ["JetStream", "StreamConfig", "StreamState"]
 
-class StreamConfig(Config):
-    """How a split is read."""
-
-    batch_size: int = Field(default=512, ge=1)
-    "Graphs in a global batch, over all ranks."
-    shuffle: bool = True
-    "Draw a new order every epoch; without it, rows come in the order of the shards."
-    window_row_groups: int = Field(default=64, ge=1)
-    "Row groups pooled and mixed at a time; bounds the memory of the stream."
-    prefetch_batches: int = Field(default=4, ge=1)
-    "Batches made ahead by the background thread."
-    row_columns: tuple[str, ...] = ()
-    "Identifiers and spectators that are passed along as numpy arrays (for predictions)."
+ORDER_VERSION = 1
+"Raised when the same configuration gives another order."
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """All that is needed to continue an epoch: which data, which order, which step is next."""
+    """All that is needed to continue an epoch: which order of which data, which epoch and step come next."""
 
-    fingerprint: str
+    plan: str
     seed: int
     epoch: int
     step: int
-    num_steps: int
 
 
 class JetStream:
     """Batches of one split for one rank.
 
-    Iterating yields the rest of the current epoch, from `step` on; the next iteration yields the next epoch.
+    Iterating yields the rest of the current epoch, from `step` on; the next iteration yields the next epoch. Threads run while
+    an iteration is under way, and end with it.
+
+    Attributes:
+        epoch: The epoch under way, or the next one.
+        step: The next step.
+        num_steps: Steps in an epoch, the same on every rank.
+        counters: What was read and made, and how long the caller waited.
 
     Example:
         >>> stream = JetStream(Manifest.load("outputs/dataset"), "train", StreamConfig(batch_size=256), seed=1)
@@ -75,77 +78,149 @@ class JetStream:
         """Plan the stream; nothing is read before the first batch.
 
         Raises:
-            ConfigError: If the split has fewer rows than there are ranks.
+            ConfigError: If a rank would have nothing to do in some step, or the memory is too small.
+            DataError: If the split is empty.
         """
-        self.manifest, self.split, self.seed, self.ranks = manifest, split, seed, ranks
+        self.manifest, self.split, self.seed, self.ranks, self.pin_memory = manifest, split, seed, ranks, pin_memory
         self.config = config or StreamConfig()
-        self.pin_memory = pin_memory
-        self.reader = ShardReader(manifest, split, self.config.row_columns)
-        if self.reader.num_rows < ranks.world_size:
-            raise ConfigError(
-                f"{manifest.path}: split {split!r} has {self.reader.num_rows} rows for {ranks.world_size} workers; "
-                "every worker needs at least one"
-            )
-        # as many steps as keep a batch within its size, but no step that leaves a rank without a row
-        self.num_steps = min(-(-self.reader.num_rows // self.config.batch_size), self.reader.num_rows // ranks.world_size)
+        self.groups = row_groups(manifest, split)
+        is_half = self.config.cache is not None and self.config.cache.dtype == "float16"
+        self.layout = Layout.of(manifest, self.config.row_columns, is_half=is_half)
+        if self.config.cache is not None and self.config.row_columns:
+            raise ConfigError("row_columns are not kept in a cache; set stream.cache=null where they are needed")
+        self.sizes = np.array([group.rows for group in self.groups])
+        self.lanes = self._lanes()
+        self.num_steps, fewest_rows = self._steps()
+        check_shares(self.lanes, ranks.world_size, fewest_rows)
+        self.counters = Counters()
         self.epoch = 0
         self.step = 0
+        self._plans: dict[int, EpochPlan] = {}
+        self._arena: Arena | None = None
 
     def __len__(self) -> int:
         """Number of steps in an epoch; the same on every rank."""
         return self.num_steps
 
+    @property
+    def mean_batch_size(self) -> float:
+        """Mean number of graphs in a global batch."""
+        return self.lanes.num_rows / self.num_steps
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position as plain values: the next batch is the first one not yet yielded."""
-        return vars(StreamState(self.manifest.fingerprint, self.seed, self.epoch, self.step, self.num_steps))
+        return vars(StreamState(self.plan, self.seed, self.epoch, self.step))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken, on any number of ranks.
 
         Raises:
-            ConfigError: If the state belongs to another dataset, order or batch size.
+            ConfigError: If the state belongs to another dataset or order.
         """
         wanted = StreamState(**state)
-        mine = StreamState(self.manifest.fingerprint, self.seed, wanted.epoch, wanted.step, self.num_steps)
+        mine = dataclasses.replace(wanted, plan=self.plan, seed=self.seed)
         if wanted != mine:
             raise ConfigError(f"the stream's state does not belong to {self.manifest.path}: expected {mine}, got {wanted}")
         self.epoch, self.step = wanted.epoch, wanted.step
 
+    @property
+    def plan(self) -> str:
+        """What defines the order of the rows, beside the seed, in words."""
+        size = f"{self.config.batch_size} graphs" if self.config.max_nodes is None else f"{self.config.max_nodes} nodes"
+        order = "mixed" if self.config.shuffle else "in order"
+        return (
+            f"{self.split} of {self.manifest.fingerprint}, {order}, {self.num_steps} steps of {size}, "
+            f"{self.lanes.num_lanes} lanes, version {ORDER_VERSION}"
+        )
+
     def __iter__(self) -> Iterator[GraphBatch]:
-        """Yield the rest of the epoch, prepared ahead by a background thread."""
-        for batch in ahead(self._batches(self.epoch, self.step), self.config.prefetch_batches):
-            self.step += 1
-            yield batch
+        """Yield the rest of the epoch."""
+        work = self._pass()
+        arena, self._arena = self._arena_for(work), None  # of this iteration alone, while it lasts
+        sources = Sources(arena, self._cache, self._gatherer, lambda: Decoder(self.layout), self.counters)
+        pipeline = Pipeline(sources, work, self.config.num_threads, self.config.prefetch_bytes)
+        try:
+            with pipeline:
+                for batch in pipeline:
+                    self.step += 1
+                    yield batch
+        finally:
+            self._arena = arena if pipeline.has_ended else None
         self.epoch, self.step = self.epoch + 1, 0
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[GraphBatch]:
-        order = self._row_groups(epoch)
-        size = self.config.window_row_groups
-        starts = np.cumsum([0, *(self.reader.rows_in(order[i : i + size]) for i in range(0, len(order), size))])
-        bounds = np.linspace(0, self.reader.num_rows, self.num_steps + 1).astype(np.int64)
-        held: dict[int, tuple[Window, np.ndarray]] = {}
-        for step in range(first_step, self.num_steps):
-            lo, hi = self._my_rows(int(bounds[step]), int(bounds[step + 1]))
-            first, last = (int(i) for i in np.searchsorted(starts, [lo, hi - 1], side="right") - 1)
-            held = {i: held[i] if i in held else self._window(order, i, epoch) for i in range(first, last + 1)}
-            parts = [window.take(rows[max(lo - starts[i], 0) : hi - starts[i]]) for i, (window, rows) in held.items()]
-            batch = self.reader.to_batch(concatenate(parts))
-            yield batch.pin_memory() if self.pin_memory else batch
+    # --- the order -------------------------------------------------------------------------------------------------
 
-    def _my_rows(self, lo: int, hi: int) -> tuple[int, int]:
-        """This rank's part of a step's rows."""
-        rank, size = self.ranks.world_rank, self.ranks.world_size
-        return lo + (hi - lo) * rank // size, lo + (hi - lo) * (rank + 1) // size
+    def _lanes(self) -> Lanes:
+        """Lanes over the split: a function of dataset and configuration; but unshuffled, one for each rank."""
+        everything = Layout.of(self.manifest)  # whatever this stream leaves out: the lanes must not depend on it
+        largest = max(everything.num_bytes(group) for group in self.groups)
+        wanted = self.config.lanes if self.config.shuffle else 1
+        fitting = lanes_that_fit(wanted, largest, self.config.max_bytes)
+        num_lanes = fitting if self.config.shuffle else self.ranks.world_size
+        return Lanes(int(self.sizes.sum()), num_lanes, alternate=self.config.shuffle)
 
-    def _row_groups(self, epoch: int) -> list[int]:
-        groups = np.arange(len(self.reader.row_groups))
-        return (self._rng(epoch).permutation(groups) if self.config.shuffle else groups).tolist()
+    def _steps(self) -> tuple[int, int]:
+        """Return the number of steps of an epoch and the fewest rows of any."""
+        if self.config.max_nodes is None:
+            num_steps = -(-self.lanes.num_rows // self.config.batch_size)
+            return num_steps, self.lanes.num_rows // num_steps
+        if not self.layout.p4:
+            raise ConfigError(f"{self.manifest.path} has no constituents; set batch_size instead of max_nodes")
+        shards = self.manifest.shards(self.split)
+        largest = max(shard.largest_graph for shard in shards)
+        return steps_for_budget(self.config.max_nodes, sum(shard.nodes for shard in shards), largest)
 
-    def _window(self, order: Sequence[int], index: int, epoch: int) -> "tuple[Window, np.ndarray]":
-        size = self.config.window_row_groups
-        window = self.reader.read(order[index * size : (index + 1) * size])
-        rows = np.arange(window.num_rows)
-        return window, self._rng(epoch, index).permutation(rows) if self.config.shuffle else rows
+    @cached_property
+    def _lane_plan(self) -> LanePlan:
+        cut = cut_equal_rows if self.config.max_nodes is None else self._node_budget()
+        return LanePlan(self.sizes, self.lanes, self.num_steps, self.seed if self.config.shuffle else None, cut)
 
-    def _rng(self, *key: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *key])))
+    def _node_budget(self) -> NodeBudget:
+        shards = self.manifest.shards(self.split)
+        smallest = np.min_scalar_type(max(shard.largest_graph for shard in shards))
+        columns = [pq.read_table(self.manifest.path / shard.path, columns=["num_nodes"])["num_nodes"] for shard in shards]
+        counts = np.concatenate([column.to_numpy().astype(smallest) for column in columns])
+        return NodeBudget(counts, np.cumsum(self.sizes) - self.sizes)
+
+    def _plan_of(self, epoch: int) -> EpochPlan:
+        """Return the plan of an epoch; those of this one and the next are kept."""
+        if epoch not in self._plans:
+            self._plans = {number: plan for number, plan in self._plans.items() if number == epoch - 1}
+            self._plans[epoch] = self._lane_plan.epoch(epoch)
+        return self._plans[epoch]
+
+    def _pass(self) -> Pass:
+        epoch = self.epoch
+        plan = self._plan_of(epoch)
+        return Pass(
+            plan, self.ranks, self.step, plan.needs(self.ranks, self.step), lambda: self._plan_of(epoch + 1).needs(self.ranks)
+        )
+
+    # --- the machinery ---------------------------------------------------------------------------------------------
+
+    def _arena_for(self, work: Pass) -> Arena:
+        """Return the arena of the last iteration, if it has room for this one."""
+        owned = len(self.lanes.owned_by(self.ranks))
+        wanted = max(min(num_slots(owned), len(self.groups)), work.needs.most_at_once())
+        if self._arena is not None and self._arena.num_slots >= wanted:
+            return self._arena
+        return Arena(self.layout, self.groups, wanted)
+
+    @cached_property
+    def _cache(self) -> RowGroupCache | None:
+        if self.config.cache is None:
+            return None
+        share = self.lanes.num_rows / sum(self.manifest.num_rows(split) for split in self.manifest.content["shards"])
+        return RowGroupCache(
+            self.config.cache, self.layout, self.groups, CacheKey(self.manifest.fingerprint, self.split, share)
+        )
+
+    @cached_property
+    def _gatherer(self) -> Gatherer:
+        is_complete = self.manifest.content["graph"]["name"] == "fully_connected"
+        plain = Gatherer(self.layout, is_complete=is_complete, pin_memory=self.pin_memory)
+        if not self.config.standardise:
+            return plain
+        largest = max(shard.largest_graph for shard in self.manifest.shards(self.split))
+        node, graph = scale_of(self.manifest, self.layout.node, largest), scale_of(self.manifest, self.layout.graph)
+        return dataclasses.replace(plain, node_scale=node, graph_scale=graph)

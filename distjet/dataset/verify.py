@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from distjet.config import validate
 from distjet.dataset.checksums import XXH3_128, Hasher
 from distjet.dataset.commit import NO_ROWS, dataset_fingerprint, describe_training_rows
 from distjet.dataset.fingerprint import total, totals_by_sample
@@ -26,7 +27,7 @@ from distjet.dataset.schema import SPLITS
 from distjet.dataset.shard_check import ShardCheck, check_shard
 from distjet.dataset.shards import file_hash
 from distjet.dataset.sources import Source, stamp
-from distjet.errors import DataError
+from distjet.errors import ConfigError, DataError
 from distjet.execution import Execute
 
 RELATIVE_TOLERANCE = 1e-9
@@ -64,7 +65,7 @@ def verify(path: Path, execute: Execute, *, inputs: bool = False) -> dict[str, A
         DataError: If anything is not as the manifest says, with all problems.
     """
     manifest = Manifest.load(path, check_shards=False)
-    config = PrepareConfig.model_validate(manifest.content["config"])
+    config = _read_config(manifest)
     folder = str(manifest.path.absolute())
     tasks = [ShardCheck(folder, split, number) for split in SPLITS for number in range(len(manifest.shards(split)))]
     results = dict(execute(check_shard, tasks, description="check shards"))
@@ -72,6 +73,7 @@ def verify(path: Path, execute: Execute, *, inputs: bool = False) -> dict[str, A
     problems = [problem for result in found for problem in result["problems"]]
     problems += _problems_of_the_folder(manifest)
     problems += _problems_of_the_manifest(manifest, config)
+    problems += _problems_of_the_accounting(manifest.content)
     problems += _problems_of_the_content(manifest, found)
     if not problems:  # else the sums are those of other rows
         problems += _problems_of_the_statistics(manifest, config, [result["summary"] for result in found])
@@ -81,6 +83,13 @@ def verify(path: Path, execute: Execute, *, inputs: bool = False) -> dict[str, A
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError("\n".join([f"{path}: {count}", *problems, repair_hint(path)]))
     return _what_was_checked(manifest) | fates
+
+
+def _read_config(manifest: Manifest) -> PrepareConfig:
+    try:
+        return validate(PrepareConfig, manifest.content["config"], prefix="config.")
+    except ConfigError as error:
+        raise DataError(f"{manifest.path / FILE_NAME} is damaged: {error}; {repair_hint(manifest.path)}") from error
 
 
 def _problems_of_the_folder(manifest: Manifest) -> Iterator[str]:
@@ -102,10 +111,21 @@ def _problems_of_the_manifest(manifest: Manifest, config: PrepareConfig) -> Iter
         yield f"{FILE_NAME}: rows are {content['rows']}, the shards have {rows}"
     if sum(rows.values()) != content["accounting"]["rows"]:
         yield f"{FILE_NAME}: {content['accounting']['rows']} rows were converted, the shards have {sum(rows.values())}"
+    derived = {"graph": config.recipe.connection.model_dump(mode="json"), "classes": list(config.recipe.labels)}
+    for key, value in derived.items():
+        if content[key] != value:
+            yield f"{FILE_NAME}: {key} is {content[key]}, the configuration says {value}"
+
+
+def _problems_of_the_accounting(content: Mapping[str, Any]) -> Iterator[str]:
+    """Check that the jets of each input add up, and the inputs to the whole."""
     accounts = [("all inputs", content["accounting"]), *((item["path"], item["accounting"]) for item in content["inputs"])]
     for name, jets in accounts:
         if jets["read"] != jets["rows"] + jets["cut"] + jets["quarantined"] or jets["cut"] != sum(jets["cuts"].values()):
             yield f"{FILE_NAME}: {name}: jets were lost or doubled: {jets}"
+    for key in ("read", "rows", "cut", "quarantined"):
+        if (jets := sum(item["accounting"][key] for item in content["inputs"])) != (stated := content["accounting"][key]):
+            yield f"{FILE_NAME}: {key}: the inputs have {jets} jets, all together {stated}"
 
 
 def _problems_of_the_content(manifest: Manifest, found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -142,9 +162,17 @@ def differences(found: Any, stated: Any, place: str) -> Iterator[str]:
     if isinstance(found, dict) and isinstance(stated, Mapping) and found.keys() == stated.keys():
         for name in found:
             yield from differences(found[name], stated[name], f"{place}.{name}")
+    elif _is_ragged(found) and isinstance(stated, list) and len(found) == len(stated):
+        for number, (part, other) in enumerate(zip(found, stated, strict=True)):
+            yield from differences(part, other, f"{place}[{number}]")
     elif found != stated and not _is_rounding(found, stated):
         values = "" if isinstance(found, dict | list) else f": it is {stated}, the rows give {found}"
         yield f"{FILE_NAME}: {place} is not what the rows give{values}"
+
+
+def _is_ragged(found: Any) -> bool:
+    """Tell whether these are lists of different lengths, which are no array: the edges of a histogram."""
+    return isinstance(found, list) and len({len(part) for part in found if isinstance(part, list)}) > 1
 
 
 def _is_rounding(found: Any, stated: Any) -> bool:

@@ -5,7 +5,6 @@ outputs per constituent become a bounded energy factor and a rapidity shift afte
 caller sees GeV. Sums of four-momenta stay in float32 under autocast.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -47,18 +46,21 @@ class ConstituentCalibrator(nn.Module):
         super().__init__()
         self.network, self.node, self.graph, self.config = network, node, graph, config
         self.offset = math.log(math.expm1(config.initial_factor - config.min_factor))
+        self.is_compiled = False
+
+    def compile_network(self) -> None:
+        """Compile the network when it is first called. A compiler does not see through what a batch makes on demand."""
+        self.network.compile(dynamic=True)
+        self.is_compiled = True
 
     def forward(self, batch: GraphBatch) -> Calibrated:
         """Calibrate a batch of jets."""
-        standardised = dataclasses.replace(
-            batch,
-            x=self.node(batch.x),
-            u=self.graph(batch.u),
-            edge_attr=batch.edge_attr / self.config.delta_r_scale,
-        )
+        standardised = batch.with_inputs(self.node(batch.x), self.graph(batch.u), edge_unit=self.config.delta_r_scale)
+        if self.is_compiled:
+            standardised = standardised.expand()
         raw_factor, raw_shift = self.network(standardised).float().unbind(1)
         factor = self.config.min_factor + nn.functional.softplus(raw_factor + self.offset)
         shift = self.config.max_rapidity_shift * torch.tanh(raw_shift)
         with torch.autocast(batch.x.device.type, enabled=False):
-            jets = sum_constituents(batch.p4, batch.batch, batch.num_graphs, factor, shift)
+            jets = sum_constituents(batch.p4, standardised.batch, batch.num_graphs, factor, shift)
         return Calibrated(jets, factor, shift)

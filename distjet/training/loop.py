@@ -82,7 +82,7 @@ class Trainer:
         self.streams = {split: self._stream(manifest, split) for split in ("train", "val")}
         self.model = self.task.build_model()
         if config.compile:
-            self.model.network.compile(dynamic=True)
+            self.model.compile_network()
         self.averaged = self._averaged()
         self.parallel_model = parallel.wrap(self.model, ranks)
         self.optimizer = build_optimizer(self.model, config.optimizer)
@@ -127,7 +127,7 @@ class Trainer:
             sums += self._step(batch.to(self.device))
             if stream.step % CHECK_EVERY_STEPS == 0 or stream.step == len(stream):
                 seconds = time.monotonic() - started
-                self._look(sums, stream, rate=(stream.step - first) * self.config.batch_size / max(seconds, 1e-9))
+                self._look(sums, stream, rate=(stream.step - first) * stream.mean_batch_size / max(seconds, 1e-9))
         self.state.sums = []
         self._stop_clock()
         return self._averages("train", sums)
@@ -160,7 +160,7 @@ class Trainer:
         if self.progress.due():
             lr = self.optimizer.param_groups[0]["lr"]
             position = (stream.epoch + 1, self.config.num_epochs, stream.step, len(stream))
-            self.progress.write(Progress(*position, self.config.batch_size, rate, lr))
+            self.progress.write(Progress(*position, round(stream.mean_batch_size), rate, lr))
         overdue = time.monotonic() - self.last_checkpoint_s > 60 * self.config.checkpoint_minutes
         stop = parallel.agree(self.should_stop(), self.device, self.ranks)
         if stop or parallel.agree(overdue, self.device, self.ranks):
@@ -263,11 +263,13 @@ class Trainer:
     # --- parts -----------------------------------------------------------------------------------------------------
 
     def _stream(self, manifest: Manifest, split: str) -> JetStream:
+        config = self.config
+        sizes = {"batch_size": config.batch_size, "max_nodes": config.max_nodes}
         return JetStream(
             manifest,
             split,
-            StreamConfig(batch_size=self.config.batch_size, shuffle=split == "train"),
-            seed=self.config.seed,
+            StreamConfig(**sizes, shuffle=split == "train", **config.stream.model_dump()),
+            seed=config.seed,
             ranks=self.ranks,
             pin_memory=self.device.type == "cuda",
         )

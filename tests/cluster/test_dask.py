@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from distjet.cluster.dask import FEWEST_TASKS, executor
 from distjet.cluster.settings import TasksConfig
+from distjet.config import load
 from distjet.errors import ConfigError, UserError
 from distjet.execution import in_process
 
@@ -65,6 +66,23 @@ def test_in_process_runs_a_task_when_its_result_is_wanted() -> None:
     results = in_process(lambda task: {"length": ran.append(task)}, range(100), description="lazy")
     assert [next(results)[0], next(results)[0]] == [0, 1]
     assert ran == [0, 1]
+
+
+def test_the_progress_can_be_switched_off_in_yaml() -> None:
+    assert load(TasksConfig, [], ["progress=off"]).progress == "off"
+
+
+@pytest.mark.integration
+def test_an_interrupt_of_the_terminal_does_not_reach_the_workers() -> None:
+    with executor(TasksConfig(num_workers=1, progress="off")) as execute:
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        [(_, result)] = execute(handler_of_interrupts, [None], description="look")
+    assert result == {"is_ignored": True}
+
+
+def handler_of_interrupts(task: None) -> dict[str, Any]:
+    del task
+    return {"is_ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN}
 
 
 def test_results_are_counted_for_the_progress(caplog: pytest.LogCaptureFixture) -> None:

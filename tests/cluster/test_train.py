@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,9 @@ import torch
 from distjet.cluster.train import _use_gpu, train
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
+from distjet.dataset.stream import JetStream, StreamConfig
 from distjet.errors import ConfigError, UserError
+from distjet.ranks import RankInfo
 from distjet.run_directory import claim, read_json
 from distjet.training.checkpoint import CheckpointStore, decode
 from distjet.training.history import read_rows
@@ -68,6 +71,35 @@ def test_two_workers_equal_one_process(toy_dataset: Manifest, one_process: Path,
         assert b["val_mean_abs_bias"] == pytest.approx(a["val_mean_abs_bias"], abs=1e-3)
     for name, value in best_weights(one_process).items():
         torch.testing.assert_close(best_weights(tmp_path / "two")[name], value, rtol=1e-2, atol=1e-3)
+
+
+def read_part(path: str, rank: int, state: dict | None) -> tuple[list[list[tuple]], dict]:
+    """Read the first steps of a rank, or the rest from a state; runs in a Ray worker."""
+    identity = ("sample", "run", "event", "jet_index")
+    stream_config = StreamConfig(batch_size=150, lanes=12, row_columns=identity)
+    stream = JetStream(Manifest.load(path), "train", stream_config, seed=5, ranks=RankInfo(world_rank=rank, world_size=2))
+    if state is not None:
+        stream.load_state_dict(state)
+    steps = [list(zip(*(batch.rows[name].tolist() for name in identity), strict=True)) for batch in islice(stream, 6)]
+    return steps, stream.state_dict()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_two_workers_read_every_row_once_also_when_they_are_replaced(toy_dataset: Manifest, ray_cluster) -> None:
+    import ray
+
+    remote = ray.remote(num_cpus=1)(read_part)
+    seen: list[tuple] = []
+    state = None
+    while state is None or state["epoch"] == 0:
+        parts = ray.get([remote.remote(str(toy_dataset.path), rank, state) for rank in (0, 1)])
+        for ours, theirs in zip(parts[0][0], parts[1][0], strict=True):
+            assert abs(len(ours) - len(theirs)) <= 4
+            seen += ours + theirs
+        assert parts[0][1] == parts[1][1]
+        state = parts[0][1]
+    assert len(seen) == len(set(seen)) == toy_dataset.num_rows("train")
 
 
 def test_more_workers_than_the_machine_holds_is_an_error_that_says_what_to_do(toy_dataset: Manifest, tmp_path: Path) -> None:

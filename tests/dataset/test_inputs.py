@@ -60,7 +60,7 @@ class TestLists:
         [
             ("s/a.root\nno.root", r"no file matches '.*/in/no.root' \(.*list.txt line 2\)"),
             ("other.txt", r"list.txt line 1: a list cannot name another list \('other.txt'\)"),
-            ("s/a.root\ns/*.root", r"s/a.root is listed twice"),
+            ("s/a.root\ns/*.root", r"s/a.root is listed twice, through '.*list.txt' and '.*list.txt'"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(self, folder, tmp_path, text, message):
@@ -88,6 +88,29 @@ class TestLists:
 )
 def test_the_sample_is_the_name_of_the_folder(path, expected):
     assert folder_name(path) == expected
+
+
+@pytest.mark.parametrize("pattern", ["s", "s/*.root", "s/lost.root"])
+def test_a_link_that_leads_nowhere_is_an_input_that_is_not_there(folder, tmp_path, pattern):
+    (folder / "s/lost.root").symlink_to(tmp_path / "nowhere.root")
+    assert str(tmp_path / "nowhere.root") in [path for _, path in found(str(folder / pattern), tmp_path)]
+
+
+@pytest.mark.parametrize("pattern", ["s", "s/*.root"])
+def test_a_folder_with_the_name_of_a_file_is_none(folder, tmp_path, pattern):
+    (folder / "s/c.root").mkdir()
+    assert [Path(path).name for _, path in found(str(folder / pattern), tmp_path)] == ["a.root", "b.root"]
+
+
+def test_a_name_may_hold_the_signs_of_a_pattern(folder, tmp_path):
+    path = folder / "s/a[1].root"
+    path.write_bytes(b"")
+    assert found(str(path), tmp_path) == [("s", str(path))]
+
+
+def test_a_file_that_two_patterns_match_is_named_with_both(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"s/a.root is listed twice, through '.*/in/s' and '.*/a.root'"):
+        found([str(folder / "s"), str(folder / "*/a.root")], tmp_path)
 
 
 class TestHashes:
@@ -205,6 +228,15 @@ class TestCatalogue:
             checksums = {path.replace("{in}", str(tmp_path / "in")): value for path, value in checksums.items()}
         with pytest.raises(ConfigError, match=message):
             run(tmp_path / "out", str(tmp_path / "in"), checksums=checksums)
+
+    def test_checksums_that_come_too_late_are_named(self, tmp_path, caplog):
+        path = write_ntuple(tmp_path / "in/s/a.root", random_ntuple(60, seed=1))
+        right = {str(path): f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}"}
+        run(tmp_path / "out", str(path), checksums=right)
+        run(tmp_path / "out", str(path), checksums=right)
+        assert "were not compared" not in caplog.text
+        run(tmp_path / "out", str(path), checksums={str(path): f"md5:{'0' * 32}"})
+        assert f"1 of its inputs were not compared with the checksums that are given now (the first: {path})" in caplog.text
 
     def test_a_line_that_is_none_is_named(self, tmp_path):
         (tmp_path / "sums").write_text("adler32 1 a.root\nadler32 2\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import awkward as ak
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import uproot
@@ -18,7 +19,7 @@ from distjet.execution import in_process
 from tests.dataset.files import TREE, configure, identities, pairs_of, random_ntuple, read_all, run, shard_bytes, write_ntuple
 
 
-def backwards(function, tasks, *, description):
+def backwards(function, tasks, *, description, measure=None):
     for index in reversed(range(len(tasks))):
         yield index, function(tasks[index])
 
@@ -154,7 +155,7 @@ def test_a_finished_dataset_does_not_take_new_files_silently(tmp_path):
 def test_a_killed_run_continues_to_the_same_bytes(dataset, ntuples, tmp_path, kill_after):
     done = []
 
-    def killed(function, tasks, *, description):
+    def killed(function, tasks, *, description, measure=None):
         for index, task in enumerate(tasks):
             if len(done) == kill_after:
                 raise KeyboardInterrupt
@@ -167,6 +168,71 @@ def test_a_killed_run_continues_to_the_same_bytes(dataset, ntuples, tmp_path, ki
         Manifest.load(tmp_path / "out")
     assert shard_bytes(run(tmp_path / "out", str(ntuples))) == shard_bytes(dataset)
     assert not (tmp_path / "out/.work").exists()
+
+
+@pytest.fixture(scope="module")
+def local(ntuples, tmp_path_factory) -> Manifest:
+    """The three files in one pass."""
+    return run(tmp_path_factory.mktemp("local") / "out", str(ntuples), shuffle="local")
+
+
+class TestOnePass:
+    """Spec: with `shuffle: local` each task makes its own shards: the same rows, splits and statistics, mixed within a task."""
+
+    @pytest.mark.parametrize("split", ["train", "val", "test"])
+    def test_rows_and_splits_are_those_of_two_passes(self, dataset, local, split):
+        keys = [("sample", "ascending"), ("event", "ascending"), ("jet_index", "ascending")]
+        assert read_all(local, [split]).sort_by(keys).equals(read_all(dataset, [split]).sort_by(keys))
+
+    def test_statistics_fingerprints_and_accounting_are_those_of_two_passes(self, dataset, local):
+        for key in ("statistics", "class_counts", "content", "accounting", "rows"):
+            assert local.content[key] == dataset.content[key]
+        assert local.content["config"]["shuffle"] == "local"
+        assert local.fingerprint != dataset.fingerprint
+
+    def test_rows_of_a_task_are_mixed(self, local):
+        events = read_all(local, ["train"]).filter(pc.field("sample") == "slice_2")["event"].to_numpy()
+        assert np.abs(np.diff(events)).mean() > 10
+        for shard in local.shards("train"):
+            events = pq.read_table(local.path / shard.path)["event"].to_numpy()
+            assert events.max() - events.min() < 100
+
+    def test_the_size_of_a_task_is_part_of_the_dataset(self, ntuples, local):
+        assert prepare(configure(local.path, str(ntuples), shuffle="local"), in_process)["rows"] == local.content["rows"]
+        with pytest.raises(ConfigError, match="different: entries_per_task"):
+            prepare(configure(local.path, str(ntuples), shuffle="local", entries_per_task=50), in_process)
+
+    @pytest.mark.parametrize("kill_after", [4, 8])
+    def test_a_killed_run_continues_to_the_same_bytes_in_any_order(self, ntuples, tmp_path, local, kill_after):
+        def killed(function, tasks, *, description, **_):
+            for done, (index, result) in enumerate(backwards(function, tasks, description=description)):
+                if description.startswith("convert") and done == kill_after:
+                    raise KeyboardInterrupt
+                yield index, result
+
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out", str(ntuples), killed, shuffle="local")
+        again = run(tmp_path / "out", str(ntuples), backwards, shuffle="local")
+        assert shard_bytes(again) == shard_bytes(local)
+        assert again.fingerprint == local.fingerprint
+
+    def test_shards_of_a_file_that_turns_out_to_be_bad_go(self, tmp_path):
+        good = write_ntuple(tmp_path / "in/s/good.root", random_ntuple(60, seed=8), parts=3)
+        bad = write_ntuple(tmp_path / "in/s/bad.root", random_ntuple(300, seed=9), parts=6, compression=uproot.LZ4(4))
+        flip_in_basket(bad, "runNumber", basket=5)
+        manifest = run(tmp_path / "out", str(tmp_path / "in"), shuffle="local", **lenient(files=1))
+        assert sum(manifest.content["rows"].values()) == len(expected_jets(good))
+        named = {shard.path for split in ("train", "val", "test") for shard in manifest.shards(split)}
+        assert {str(path.relative_to(manifest.path)) for path in manifest.path.rglob("*.parquet")} == named
+
+
+def flip_in_basket(path: Path, branch: str, basket: int = 0) -> None:
+    """Flip a bit of compressed data, which LZ4 notices."""
+    with uproot.open(path) as file:
+        keys = file[TREE][branch].member("fBasketSeek"), file[TREE][branch].member("fBasketBytes")
+    content = bytearray(path.read_bytes())
+    content[int(keys[0][basket]) + int(keys[1][basket]) - 2] ^= 0x10
+    path.write_bytes(content)
 
 
 class TestQuarantine:
@@ -182,20 +248,13 @@ class TestQuarantine:
             return write_ntuple(path, arrays)
         if kind == "flipped bit":
             write_ntuple(path, arrays, compression=uproot.LZ4(4))
-            self.flip_in_basket(path, "runNumber")
+            flip_in_basket(path, "runNumber")
             return path
         write_ntuple(path, arrays)
         content = path.read_bytes()
         broken = {"empty": b"", "truncated": content[: len(content) // 2], "garbage": b"not a ROOT file" * 100}
         path.write_bytes(broken[kind])
         return path
-
-    def flip_in_basket(self, path: Path, branch: str) -> None:
-        with uproot.open(path) as file:
-            keys = file[TREE][branch].member("fBasketSeek"), file[TREE][branch].member("fBasketBytes")
-        content = bytearray(path.read_bytes())
-        content[int(keys[0][0]) + int(keys[1][0]) - 2] ^= 0x10
-        path.write_bytes(content)
 
     @pytest.mark.parametrize("kind", ["empty", "truncated", "garbage", "no tree", "no branch", "flipped bit"])
     def test_a_bad_file_is_quarantined_as_a_whole(self, tmp_path, kind):
@@ -300,7 +359,7 @@ class TestInputs:
             ConfigError, match=r"recipe.graph.first: 'clus_fEM \* 2' has one value per node, expected one per jet"
         ):
             run(tmp_path / "out", str(ntuples), recipe=recipe)
-        assert not list((tmp_path / "out").glob(".work/*"))
+        assert not list((tmp_path / "out").glob(".work/rows-*"))
 
     def test_rows_without_event_numbers_are_told_apart_by_file(self, ntuples, tmp_path):
         recipe = configure(tmp_path, "x").recipe.model_dump(mode="json") | {"identity": {}}

@@ -164,6 +164,14 @@ def test_a_missing_and_a_shortened_shard_are_both_named(copy):
     assert any(text.startswith("val/part-00000.parquet: cannot be read: ") for text in found)
 
 
+def test_a_row_group_without_rows(copy):
+    table = read(copy, "train/part-00000.parquet")
+    with pq.ParquetWriter(copy.path / "train/part-00000.parquet", table.schema) as writer:
+        for rows in (table[:0], table):
+            writer.write_table(rows)
+    assert "train/part-00000.parquet: row group 0 cannot be read: it has no rows" in problems(copy)
+
+
 def test_two_rows_that_changed_places_in_a_shard(copy):
     name = copy.shards("train")[1].path
     table = read(copy, name)
@@ -303,6 +311,7 @@ def test_a_shard_that_nobody_names(copy):
         (("statistics", "log_pt", "mean"), "statistics.log_pt.mean"),
         (("statistics", "jet_pt", "quantiles", "0.5"), "statistics.jet_pt.quantiles.0.5"),
         (("histograms", "log_true_energy", "counts", 40), "histograms.log_true_energy.counts"),
+        (("histograms", "pt_mass", "edges", 1, 3), "histograms.pt_mass.edges[1]"),
         (("histograms", "log_true_energy", "sum_weights", 40), "histograms.log_true_energy.sum_weights"),
     ],
 )
@@ -323,6 +332,8 @@ def test_a_changed_statistic(copy, keys, place):
         ("fingerprint", "0" * 32, "manifest.json: fingerprint is 0"),
         ("repeated_identities", 3, "0 rows repeat an identity, the manifest says 3"),
         ("rows", {"train": 1, "val": 1, "test": 1}, "manifest.json: rows are {'train': 1"),
+        ("graph", {"name": "knn", "k": 16}, "manifest.json: graph is {'name': 'knn', 'k': 16}, the configuration says"),
+        ("classes", ["quark"], "manifest.json: classes is ['quark'], the configuration says []"),
     ],
 )
 def test_a_changed_manifest(copy, key, value, message):
@@ -341,8 +352,42 @@ def test_a_changed_seed_or_split_is_found_in_the_rows(copy):
 
 def test_an_accounting_that_does_not_add_up(copy):
     change_manifest(copy, lambda content: content["inputs"][0]["accounting"].update(read=7))
-    (found,) = problems(copy)
-    assert "part_0.root: jets were lost or doubled: {'read': 7" in found
+    lost, total = problems(copy)
+    assert "part_0.root: jets were lost or doubled: {'read': 7" in lost
+    assert total.startswith("manifest.json: read: the inputs have ")
+
+
+def test_an_accounting_of_an_input_that_is_not_part_of_the_whole(copy):
+    def change(content: dict[str, Any]) -> None:
+        jets = content["inputs"][0]["accounting"]
+        jets.update(read=jets["read"] + 1, quarantined=jets["quarantined"] + 1)
+
+    change_manifest(copy, change)
+    read, quarantined = problems(copy)
+    assert read.startswith("manifest.json: read: the inputs have ")
+    assert quarantined == "manifest.json: quarantined: the inputs have 1 jets, all together 0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("content"), "manifest.json is damaged: it has no content; remove"),
+        (lambda content: content["config"].update(shuffle="locap"), "manifest.json is damaged: config.shuffle: "),
+    ],
+)
+def test_a_manifest_that_cannot_be_used(copy, change, message):
+    content = json.loads((copy.path / "manifest.json").read_text())
+    change(content)
+    (copy.path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        verify(copy.path, in_process)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff{}"])
+def test_a_manifest_that_is_none(copy, content):
+    (copy.path / "manifest.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: "):
+        verify(copy.path, in_process)
 
 
 def test_floats_may_differ_by_rounding_and_whole_numbers_not_at_all():

@@ -1,0 +1,311 @@
+"""How do rows wait between the two passes? Whole, one behind the other, in the order of their keys.
+
+The shuffle takes a short range of keys out of every spill, so the rows of a range have to lie together: stored by column, each
+of a thousand shards would read twenty pieces of some hundred bytes from each of a thousand spills. Here a range costs a look
+into a small index (how many rows of each split have a key below 1/4096, 2/4096, ... of the range of keys) and two reads: the
+records, which hold the numbers of the rows, and the words, which hold their lists and the bytes of their edges.
+
+    number of rows | index | records | words: [list 0 of row 0][list 1 of row 0]...[edges of row 0][list 0 of row 1]...
+
+The layout follows from the columns and is not written down: a spill lives no longer than its run, and its name is a hash of
+everything that defines it. Rows that are packed in memory are the same thing without a file.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+
+from distjet.dataset.schema import SPLITS, ColumnSpec
+from distjet.errors import DataError
+from distjet.run_directory import appearing_whole
+
+_CELL_BITS = 12
+_CELLS = 1 << _CELL_BITS
+_INDEX = np.dtype("<u4")
+_WORD = np.dtype("<u4")
+_COUNT = np.dtype("<i8")
+_INDEX_SIZE = len(SPLITS) * _CELLS + 1
+_RECORDS_BEGIN = _COUNT.itemsize + _INDEX_SIZE * _INDEX.itemsize
+
+_U = np.uint64
+_MEMORY = threading.local()
+
+
+class PackedRows(NamedTuple):
+    """Rows in some order; good until this thread packs or reads other rows, which then take the place of their words.
+
+    Attributes:
+        records: The numbers of each row, shape (R,), of the type that the layout says.
+        words: Lists and bytes of all rows, uint32, shape (W,).
+    """
+
+    records: np.ndarray
+    words: np.ndarray
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """What a row consists of, given the columns of the dataset."""
+
+    columns: tuple[ColumnSpec, ...]
+
+    @cached_property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns with one number in a row."""
+        return tuple(c.name for c in self.columns if not c.is_list and c.dtype not in ("binary", "string"))
+
+    @cached_property
+    def lists(self) -> tuple[str, ...]:
+        """Columns with a float32 for each of the row's `num_nodes` constituents."""
+        return tuple(c.name for c in self.columns if c.is_list)
+
+    @cached_property
+    def blob(self) -> str | None:
+        """The column of bytes, if there is one."""
+        return next((c.name for c in self.columns if c.dtype == "binary"), None)
+
+    @cached_property
+    def record(self) -> np.dtype:
+        """Type of a record: split, key, first word, number of bytes, number of the sample (set by the reader); the numbers."""
+        kinds = {column.name: column.dtype for column in self.columns}
+        own = [(".key", "u8"), (".first_word", "i8"), (".num_bytes", "i4"), (".sample", "i4"), (".split", "i8")]
+        return np.dtype([*own, *((name, kinds[name]) for name in self.numbers)])
+
+
+class Places(NamedTuple):
+    """Where rows go: split (0, 1 or 2) and shuffle key, shape (R,), and the order by split, key and identity."""
+
+    split: np.ndarray
+    key: np.ndarray
+    order: np.ndarray
+
+
+def pack_rows(layout: RowLayout, table: pa.Table, places: Places) -> PackedRows:
+    """Pack the rows of a table (one chunk, all columns but `sample`) in the order of their places; see `PackedRows`."""
+    order = places.order
+    arrays = {name: table[name].chunk(0) for name in table.column_names}
+    records = np.zeros(len(order), layout.record)
+    records[".split"], records[".key"] = places.split[order], places.key[order]
+    for name in layout.numbers:
+        records[name] = arrays[name].to_numpy()[order]
+    if layout.blob is not None:
+        records[".num_bytes"] = np.diff(_offsets(arrays[layout.blob]))[order]
+    ends = np.cumsum(_ends(layout, records))
+    records[".first_word"][1:] = ends[:-1]
+    num_words = int(ends[-1]) if len(ends) else 0
+    words = _reused_words(num_words)[:num_words]
+    for place, name in enumerate(layout.lists):
+        values = arrays[name].values.to_numpy().view(_WORD)
+        _pack_list(values, _offsets(arrays[name]), order, records[".first_word"], place, words)
+    if layout.blob is not None:
+        content = np.frombuffer(arrays[layout.blob].buffers()[2] or b"", np.uint8)
+        _pack_bytes(content, _offsets(arrays[layout.blob]), order, _first_bytes(layout, records), words.view(np.uint8))
+    return PackedRows(records, words)
+
+
+def unpack_rows(layout: RowLayout, rows: PackedRows, selected: np.ndarray, samples: Sequence[str]) -> pa.Table:
+    """Return some packed rows as a table with all columns.
+
+    Args:
+        layout: Of the rows.
+        rows: Packed rows.
+        selected: Which of them, in the order of the table, shape (S,).
+        samples: Name of each sample number.
+    """
+    records = rows.records[selected]
+    arrays = {name: pa.array(np.ascontiguousarray(records[name])) for name in layout.numbers}
+    arrays["sample"] = pa.DictionaryArray.from_arrays(records[".sample"], pa.array(samples, pa.string())).cast(pa.string())
+    arrays |= _unpack_lists(layout, records, rows.words) | _unpack_blob(layout, records, rows.words)
+    fields = [column.arrow_field() for column in layout.columns]
+    return pa.Table.from_arrays([arrays[field.name] for field in fields], schema=pa.schema(fields))
+
+
+def _unpack_lists(layout: RowLayout, records: np.ndarray, words: np.ndarray) -> dict[str, pa.Array]:
+    if not layout.lists:
+        return {}
+    offsets = _offsets_of(records["num_nodes"])
+    content = np.empty((len(layout.lists), offsets[-1]), _WORD)
+    _unpack_all_lists(words, np.ascontiguousarray(records[".first_word"]), offsets, content)
+    kind = {column.name: column.arrow_type() for column in layout.columns}
+    starts = pa.array(offsets.astype(np.int32))
+    values = content.view(np.float32)
+    return {
+        name: pa.ListArray.from_arrays(starts, pa.array(values[place]), type=kind[name])
+        for place, name in enumerate(layout.lists)
+    }
+
+
+def _unpack_blob(layout: RowLayout, records: np.ndarray, words: np.ndarray) -> dict[str, pa.Array]:
+    if layout.blob is None:
+        return {}
+    offsets = _offsets_of(records[".num_bytes"])
+    content = np.empty(offsets[-1], np.uint8)
+    _unpack_bytes(words.view(np.uint8), _first_bytes(layout, records), offsets, content)
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(content)]
+    return {layout.blob: pa.BinaryArray.from_buffers(pa.binary(), len(records), buffers)}
+
+
+def write_spill(path: Path, rows: PackedRows) -> None:
+    """Write packed rows, which must be in order of split and key, so that the file appears whole."""
+    cell = rows.records[".split"] * _CELLS + (rows.records[".key"] >> _U(64 - _CELL_BITS)).astype(np.int64)
+    index = np.searchsorted(cell, np.arange(_INDEX_SIZE)).astype(_INDEX)
+    with appearing_whole(path) as temporary, temporary.open("wb") as file:
+        for part in (np.array([len(cell)], _COUNT), index, rows.records, rows.words):
+            file.write(part.view(np.uint8).data)
+    with path.open("rb") as file:
+        leave_memory(file.fileno())
+
+
+def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: int, low: int, high: int) -> PackedRows:
+    """Collect the rows of one split and one range of keys.
+
+    Args:
+        layout: Of the rows.
+        spills: Files, and the number of the sample that the rows of each belong to.
+        split: 0, 1 or 2.
+        low: First key.
+        high: Last key (inclusive).
+
+    Returns:
+        The rows, spill after spill.
+    """
+    parts, words, used = [np.zeros(0, layout.record)], _reused_words(0), 0
+    for number, (path, sample) in enumerate(spills):
+        with path.open("rb", buffering=0) as file:
+            records, words_begin = _read_records(layout, file.fileno(), split, low, high)
+            if not len(records):
+                continue
+            first, end = int(records[".first_word"][0]), int(_ends(layout, records[-1:])[0])
+            begin, used = used, used + end - first
+            if used > len(words):
+                words = _reused_words(max(used, used * len(spills) // (number + 1)), words[:begin])
+            _read(file.fileno(), words_begin + first * _WORD.itemsize, words[begin:used])
+            leave_memory(file.fileno(), words_begin + first * _WORD.itemsize, (end - first) * _WORD.itemsize)
+        records[".first_word"] += begin - first
+        records[".sample"] = sample
+        parts.append(records)
+    return PackedRows(np.concatenate(parts), words[:used])
+
+
+def _read_records(layout: RowLayout, file: int, split: int, low: int, high: int) -> tuple[np.ndarray, int]:
+    """Return the records of a spill in the range, and where its words begin."""
+    num_rows = int(_read(file, 0, np.empty(1, _COUNT))[0])
+    low_cell, high_cell = (split * _CELLS + (key >> (64 - _CELL_BITS)) for key in (low, high))
+    index = _read(file, _COUNT.itemsize + low_cell * _INDEX.itemsize, np.empty(high_cell + 2 - low_cell, _INDEX))
+    start, stop, kind = int(index[0]), int(index[-1]), layout.record
+    records = _read(file, _RECORDS_BEGIN + start * kind.itemsize, np.empty(stop - start, kind))
+    keys = np.ascontiguousarray(records[".key"])
+    begin, end = np.searchsorted(keys, _U(low), side="left"), np.searchsorted(keys, _U(high), side="right")
+    return records[begin:end], _RECORDS_BEGIN + num_rows * kind.itemsize
+
+
+def leave_memory(file: int, begin: int = 0, size: int = 0) -> None:
+    """Tell the system that a file which is on the disk, or a range of it, need not be kept in memory as well.
+
+    What `prepare` writes is read once, much later and maybe by another machine (spills), or not again (shards). All of it is
+    larger than memory: the system would fill every free page with it, which takes time, on a virtual machine much of it.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, begin, size, os.POSIX_FADV_DONTNEED)
+
+
+def _reused_words(size: int, keep: np.ndarray | None = None) -> np.ndarray:
+    """Return room for at least so many words, of which the first are kept.
+
+    A worker fills several hundred megabytes for each shard. It uses the same memory for all of them: the system clears memory
+    that it hands out, which takes as long as everything else that is done to these words.
+    """
+    words = getattr(_MEMORY, "words", np.empty(0, _WORD))
+    if size > len(words):
+        words = np.empty(size + size // 8, _WORD)
+        if keep is not None:
+            words[: len(keep)] = keep
+        _MEMORY.words = words
+    return words
+
+
+def _read(file: int, begin: int, into: np.ndarray) -> np.ndarray:
+    """Fill an array with what a file holds from a byte on."""
+    left = into.view(np.uint8).data
+    while left:
+        size = os.preadv(file, [left], begin)  # may read less than it was asked for, above 2 GB
+        if not size:
+            raise DataError(f"a spill ends {len(left)} bytes too early; remove the folder .work and run the same command again")
+        begin, left = begin + size, left[size:]
+    return into
+
+
+def _first_bytes(layout: RowLayout, records: np.ndarray) -> np.ndarray:
+    """Return where the bytes of each row begin: after its lists."""
+    lists = len(layout.lists) * records["num_nodes"].astype(np.int64) if layout.lists else 0
+    return (records[".first_word"] + lists) * _WORD.itemsize
+
+
+def _ends(layout: RowLayout, records: np.ndarray) -> np.ndarray:
+    """Return one past the last word of each row."""
+    return -(-(_first_bytes(layout, records) + records[".num_bytes"]) // _WORD.itemsize)
+
+
+def _offsets(array: pa.Array) -> np.ndarray:
+    """Return where the list or the bytes of each row begin, int32, shape (R + 1,)."""
+    if pa.types.is_list(array.type):
+        return array.offsets.to_numpy()
+    return np.frombuffer(array.buffers()[1], np.int32)[array.offset :][: len(array) + 1]
+
+
+def _offsets_of(sizes: np.ndarray) -> np.ndarray:
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise DataError(f"{offsets[-1]} constituents or bytes of edges in one row group are too many; lower row_group_size")
+    return offsets
+
+
+# Below, indices are unsigned: signed ones are tested for being negative at each access, which takes five times as long.
+
+
+@njit(cache=True, nogil=True)
+def _pack_list(values, offsets, order, first_words, place, words):  # type: ignore[no-untyped-def]
+    """Copy one list of each row behind the `place` lists that are there already."""
+    for i in range(len(order)):
+        begin, end = _U(offsets[order[i]]), _U(offsets[order[i] + 1])
+        at = _U(first_words[i]) + _U(place) * (end - begin)
+        for k in range(end - begin):
+            words[at + _U(k)] = values[begin + _U(k)]
+
+
+@njit(cache=True, nogil=True)
+def _pack_bytes(content, offsets, order, first_bytes, packed):  # type: ignore[no-untyped-def]
+    for i in range(len(order)):
+        begin, end = _U(offsets[order[i]]), _U(offsets[order[i] + 1])
+        at = _U(first_bytes[i])
+        for k in range(end - begin):
+            packed[at + _U(k)] = content[begin + _U(k)]
+        for k in range(end - begin, (end - begin + _U(3)) // _U(4) * _U(4)):
+            packed[at + _U(k)] = 0  # the rest of the last word
+
+
+@njit(cache=True, nogil=True)
+def _unpack_all_lists(words, first_words, offsets, content):  # type: ignore[no-untyped-def]
+    for i in range(len(first_words)):
+        size, to, at = _U(offsets[i + 1] - offsets[i]), _U(offsets[i]), _U(first_words[i])
+        for place in range(len(content)):
+            for k in range(size):
+                content[place, to + _U(k)] = words[at + _U(k)]
+            at += size
+
+
+@njit(cache=True, nogil=True)
+def _unpack_bytes(packed, first_bytes, offsets, content):  # type: ignore[no-untyped-def]
+    for i in range(len(first_bytes)):
+        at, to = _U(first_bytes[i]), _U(offsets[i])
+        for k in range(_U(offsets[i + 1]) - to):
+            content[to + _U(k)] = packed[at + _U(k)]
