@@ -44,7 +44,7 @@ class Decoder:
         self._check(group, "rows", table.num_rows, group.rows)
         columns, offsets = self._nodes(group, table)
         edges, edge_offsets = self._edges(group, table, offsets)
-        start = self._starts(bank, offsets, edge_offsets)
+        start = self._starts(group, bank, offsets, edge_offsets)
         for number, name in enumerate(self.layout.scalars):
             bank.words[start + number] = _numbers(table[name])
         momenta, num_momenta = start + len(self.layout.scalars), len(self.layout.p4)
@@ -105,12 +105,16 @@ class Decoder:
             raise self._damaged(group, "a graph has fewer bytes of edges than nodes")
         return values, starts
 
-    def _starts(self, bank: Bank, offsets: np.ndarray, edge_offsets: np.ndarray) -> np.ndarray:
+    def _starts(self, group: RowGroup, bank: Bank, offsets: np.ndarray, edge_offsets: np.ndarray) -> np.ndarray:
         """Write down where the records are; return the first word of each, int64, shape (rows,)."""
         num_nodes, num_bytes = np.diff(offsets).astype(np.int64), np.diff(edge_offsets)
         of_node = WORD * len(self.layout.p4) + self.layout.feature_bytes * len(self.layout.node)
         num_words = -(-(WORD * len(self.layout.scalars) + of_node * num_nodes + num_bytes) // WORD)
-        start = np.cumsum(num_words) - num_words
+        ends = np.cumsum(num_words)
+        start = ends - num_words
+        # what pads records, and what is left, is zero: a row group has the same bytes whoever decodes it
+        bank.words[ends - 1] = 0
+        bank.words[int(num_words.sum()) : self.layout.num_words(group)] = 0
         for column, values in ((START, start), (NUM_NODES, num_nodes), (NUM_BYTES, num_bytes)):
             bank.records[:, column] = values
         return start

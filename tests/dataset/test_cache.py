@@ -208,6 +208,15 @@ def read_in_process(dataset: Manifest, directory: Path, start: "multiprocessing.
     results.put((float(sum(batch.x.double().sum() for batch in source)), source.counters.row_groups_decoded))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_everybody_copies_the_same_bytes(manifest: Manifest, tmp_path: Path, dtype: str) -> None:
+    for seed, name in ((1, "first"), (2, "second")):
+        cache = CacheConfig(directory=tmp_path / name, dtype=dtype)
+        list(JetStream(manifest, "train", StreamConfig(batch_size=16, lanes=seed, cache=cache), seed=seed))
+    (first,), (second,) = files(tmp_path / "first"), files(tmp_path / "second")
+    assert first.read_bytes() == second.read_bytes()
+
+
 @pytest.mark.slow
 def test_two_processes_fill_it_at_once(manifest: Manifest, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
