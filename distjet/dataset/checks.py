@@ -3,7 +3,8 @@
 A flipped bit in a TTree compressed with zstd is read back without complaint, by every reader, as other numbers. Often these are
 impossible, and looking at what is about to be stored costs little: a number must be finite, fit its type and the grid of the
 graph; an energy cannot be below its momentum; and the recipe may say in which range a column lies. A jet that fails is
-quarantined, which counts against the tolerance.
+quarantined, which counts against the tolerance. As a wrong recipe can spoil every jet, only some jets are told apart for each
+reason; the others are counted.
 
 The energy may fall short of the momentum by 0.2 %: a format that rounds mantissas to ten bits may move each by 0.05 %. Energies
 below zero pass, as noise in a calorimeter has them.
@@ -20,6 +21,9 @@ from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Recipe
 from distjet.dataset.schema import ColumnSpec
 from distjet.dataset.scope import Scope
 
+LISTED_JETS = 100
+"Of a range of entries that are named for one reason; this bounds what a run has to remember."
+
 NODE_ROLES = ("p4", "node")
 
 SHORTFALL = 2.0**-9
@@ -34,19 +38,22 @@ class Faults:
     Attributes:
         number: Of the reason of each jet, -1 for a good jet, int64 (J,).
         reasons: What the numbers mean.
+        details: The reason with the values in question, for the first `LISTED_JETS` jets where there are any.
     """
 
     def __init__(self, scope: Scope, has_nodes: bool) -> None:
         self.number = np.full(scope.num_jets, -1)
         self.reasons: list[str] = []
+        self.details: dict[int, str] = {}
         self._owner = np.repeat(np.arange(scope.num_jets), scope.counts) if has_nodes else None
 
-    def add(self, bad: np.ndarray, reason: Callable[[int], str], *, of_nodes: bool = False) -> None:
+    def add(self, bad: np.ndarray, reason: str, values: Callable[[int], str] | None = None, *, of_nodes: bool = False) -> None:
         """Note a reason.
 
         Args:
             bad: For each jet, or for each constituent, whether there is one, boolean, shape (J,) or (P,).
-            reason: Says what is wrong with the jet or constituent of that place.
+            reason: What is wrong with them.
+            values: Tells the values in question of the jet or constituent of a place.
             of_nodes: Whether `bad` is about constituents; the first one speaks for its jet.
         """
         places = np.flatnonzero(bad)
@@ -54,15 +61,16 @@ class Faults:
             return
         jets = self._owner[places] if of_nodes and self._owner is not None else places
         jets, first = np.unique(jets, return_index=True)
-        for jet, place in zip(jets.tolist(), places[first].tolist(), strict=True):
-            if self.number[jet] < 0:
-                self.number[jet] = len(self.reasons)
-                self.reasons.append(reason(place))
+        new = self.number[jets] < 0
+        jets, places = jets[new], places[first[new]]
+        self.number[jets] = len(self.reasons)
+        self.reasons.append(reason)
+        if values is not None:
+            listed = zip(jets[:LISTED_JETS].tolist(), places[:LISTED_JETS].tolist(), strict=True)
+            self.details |= {jet: f"{reason}: {values(place)}" for jet, place in listed}
 
 
-def find_bad_jets(
-    recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, list[str]]:
+def find_bad_jets(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec], values: Mapping[str, np.ndarray]) -> Faults:
     """Find jets with a number that cannot be used.
 
     Args:
@@ -72,26 +80,25 @@ def find_bad_jets(
         values: What is about to be stored, and the coordinates of the graph, by name.
 
     Returns:
-        For each jet the number of its first reason, -1 for a good jet, int64 (J,); and the reasons.
+        The first reason against each jet.
     """
     nodes = {column.name for column in columns if column.role in NODE_ROLES}
     faults = Faults(scope, recipe.constituents is not None)
     _check_finite(recipe, values, nodes, faults)
     if recipe.constituents is not None:
         counts = scope.counts
-        faults.add(counts > MAX_NODES, lambda jet: f"{counts[jet]} constituents, at most {MAX_NODES} can be stored")
+        faults.add(counts > MAX_NODES, f"more than {MAX_NODES} constituents", lambda jet: str(counts[jet]))
     _check_energies(values, faults)
     for name, bounds in recipe.ranges.items():
         _check_range(name, values[name], bounds, faults, of_nodes=name in nodes)
-    return faults.number, faults.reasons
+    return faults
 
 
 def _check_finite(recipe: Recipe, values: Mapping[str, np.ndarray], nodes: set[str], faults: Faults) -> None:
     for name, array in sorted(values.items(), key=lambda item: item[0] in nodes):  # a bad jet also spoils its constituents
         is_axis = name.startswith("(")
         bad = ~in_range(array) if is_axis else ~np.isfinite(array)
-        text = _reason(recipe, name, is_axis=is_axis)
-        faults.add(bad, lambda _, text=text: text, of_nodes=is_axis or name in nodes)  # type: ignore[misc]
+        faults.add(bad, _reason(recipe, name, is_axis=is_axis), of_nodes=is_axis or name in nodes)
 
 
 def _reason(recipe: Recipe, name: str, *, is_axis: bool) -> str:
@@ -108,7 +115,8 @@ def _check_energies(values: Mapping[str, np.ndarray], faults: Faults) -> None:
         p4 = [np.ascontiguousarray(values[name], dtype=np.float32) for name in P4_NAMES]
         faults.add(
             falls_short(*p4, SHORTFALL),
-            lambda node: _below("a constituent", p4[3][node], np.sqrt(sum(float(p[node]) ** 2 for p in p4[:3]))),
+            "energy of a constituent is below its momentum",
+            lambda node: _in_gev(p4[3][node], np.sqrt(sum(float(p[node]) ** 2 for p in p4[:3]))),
             of_nodes=True,
         )
     for what, names in (("the jet", JET_NAMES), ("the reference jet", TRUE_NAMES)):
@@ -117,11 +125,12 @@ def _check_energies(values: Mapping[str, np.ndarray], faults: Faults) -> None:
             with np.errstate(over="ignore", invalid="ignore"):
                 momentum = pt * np.cosh(eta)
                 bad = np.abs(energy) < (1 - SHORTFALL) * momentum
-            faults.add(bad, lambda jet, what=what, e=energy, p=momentum: _below(what, e[jet], p[jet]))  # type: ignore[misc]
+            reason = f"energy of {what} is below its momentum"
+            faults.add(bad, reason, lambda jet, e=energy, p=momentum: _in_gev(e[jet], p[jet]))  # type: ignore[misc]
 
 
-def _below(what: str, energy: float, momentum: float) -> str:
-    return f"energy of {what} is below its momentum: {energy:g} and {momentum:g} GeV"
+def _in_gev(energy: float, momentum: float) -> str:
+    return f"{energy:g} and {momentum:g} GeV"
 
 
 @njit(cache=True, nogil=True)
@@ -152,6 +161,7 @@ def _check_range(
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     faults.add(
         (array < low) | (array > high),
-        lambda place: f"column {name!r} is {array[place]:g}, beyond its range of {low:g} to {high:g}",
+        f"column {name!r} is beyond its range of {low:g} to {high:g}",
+        lambda place: f"{array[place]:g}",
         of_nodes=of_nodes,
     )

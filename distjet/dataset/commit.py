@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 import distjet
 from distjet.dataset.fingerprint import total, totals_by_sample
-from distjet.dataset.manifest import FILE_NAME, SCHEMA_VERSION, Manifest
+from distjet.dataset.manifest import FILE_NAME, SCHEMA_VERSION, Manifest, seal
 from distjet.dataset.plan import INPUTS, WORK, InputFile
 from distjet.dataset.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS, ColumnSpec
@@ -69,7 +69,7 @@ def commit(config: PrepareConfig, result: Result) -> Manifest:
         ConfigError: If another run has finished another dataset there meanwhile.
     """
     shards = {split: [record["shard"] for record in found if record["shard"]["rows"]] for split, found in result.shards.items()}
-    content = _describe(config, result, shards)
+    content = seal(_describe(config, result, shards))
     manifest = Manifest(config.output, content)
     for problem in manifest.wrong_sizes():
         raise DataError(f"{config.output}: {problem}; do all workers see the same folder? If so, run the same command again")
@@ -84,7 +84,7 @@ def commit(config: PrepareConfig, result: Result) -> Manifest:
 
 
 def _describe(config: PrepareConfig, result: Result, shards: Shards) -> dict[str, Any]:
-    """Return the content of the manifest."""
+    """Return the content of the manifest, but for its own hash."""
     accounting = total_accounting(result.files)
     rows = {split: sum(shard["rows"] for shard in found) for split, found in shards.items()}
     if sum(rows.values()) != accounting["rows"]:

@@ -8,9 +8,11 @@ Each jet has exactly one fate, decided in this order: the cuts (where a conditio
 graph (a cut), a label that is not unique or a number that cannot be (quarantined), else it is a row.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ import pyarrow as pa
 from distjet.config import validate
 from distjet.dataset import hashing
 from distjet.dataset.association import open_scope
-from distjet.dataset.checks import find_bad_jets
+from distjet.dataset.checks import LISTED_JETS, find_bad_jets
 from distjet.dataset.definitions import required_branches
 from distjet.dataset.expressions import Level
 from distjet.dataset.fingerprint import add_up, as_text, row_hashes
@@ -34,7 +36,7 @@ from distjet.dataset.spills import PackedRows, Places, RowLayout, pack_rows, wri
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
 
-SPILL_VERSION = 3
+SPILL_VERSION = 4
 "Raised when the content of a spill changes for the same task."
 
 
@@ -102,13 +104,26 @@ class Quarantined(NamedTuple):
 
 
 class Fates:
-    """What becomes of each jet of a range: kept, cut (by which cut) or quarantined (why)."""
+    """What becomes of each jet of a range: kept, cut (by which cut) or quarantined (why).
+
+    Attributes:
+        read: Number of jets.
+        cuts: Jets taken by each cut.
+        bad_jets: The first `LISTED_JETS` that are quarantined for each reason.
+        unlisted: Number of the others for each reason.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.read = scope.num_jets
         self.cuts: dict[str, int] = {}
-        self.quarantined: list[Quarantined] = []
+        self.bad_jets: list[Quarantined] = []
+        self.unlisted: Counter[str] = Counter()
+
+    @property
+    def quarantined(self) -> int:
+        """Number of jets that are quarantined."""
+        return len(self.bad_jets) + self.unlisted.total()
 
     def cut(self, name: str, condition: np.ndarray) -> None:
         """Keep the jets for which a condition holds; quarantine those for which it is NaN."""
@@ -118,11 +133,22 @@ class Fates:
         self.cuts[name] = int((~passed).sum())
         self._select(passed)
 
-    def quarantine(self, reason_number: np.ndarray, reasons: Sequence[str]) -> None:
-        """Take jets out that cannot be used: their number among `reasons`, -1 for the good ones, shape (J,)."""
+    def quarantine(
+        self, reason_number: np.ndarray, reasons: Sequence[str], details: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        """Take jets out that cannot be used.
+
+        Args:
+            reason_number: For each jet its number among `reasons`, -1 for a good one, int64 (J,).
+            reasons: What the numbers mean.
+            details: What is said instead about some jets, by their place among the J.
+        """
         entry, position = self.scope.entry, self.scope.position
-        for jet in np.flatnonzero(reason_number >= 0):
-            self.quarantined.append(Quarantined(int(entry[jet]), int(position[jet]), reasons[reason_number[jet]]))
+        for number, reason in enumerate(reasons):
+            jets = np.flatnonzero(reason_number == number)
+            for jet in jets[:LISTED_JETS].tolist():
+                self.bad_jets.append(Quarantined(int(entry[jet]), int(position[jet]), details.get(jet, reason)))
+            self.unlisted[reason] += len(jets[LISTED_JETS:])
         self._select(reason_number < 0)
 
     def _select(self, keep: np.ndarray) -> None:
@@ -135,8 +161,8 @@ def convert(task: ConvertTask) -> dict[str, Any]:
 
     Returns:
         The record: `spill` (path) and `size_bytes`, or `shards` {split: record as of `build_shard`}; `content` (fingerprint of
-        the rows), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets}, `quarantined` [(entry,
-        jet_index, reason)]; or `error` (why the file cannot be used).
+        the rows), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets}, `quarantined` (jets; as
+        `bad_jets` [(entry, jet_index, reason)] and `unlisted` {reason: jets}); or `error` (why the file cannot be used).
     """
     stem = task.stem()
     record_path = stem.with_suffix(".json")
@@ -156,7 +182,9 @@ def convert(task: ConvertTask) -> dict[str, Any]:
         "read": fates.read,
         "rows": table.num_rows,
         "cuts": fates.cuts,
-        "quarantined": [(task.start + jet.entry, jet.jet_index, jet.reason) for jet in fates.quarantined],
+        "quarantined": fates.quarantined,
+        "bad_jets": sorted((task.start + jet.entry, jet.jet_index, jet.reason) for jet in fates.bad_jets),
+        "unlisted": dict(+fates.unlisted),
     }
     write_json(record_path, record)
     return record
@@ -166,7 +194,7 @@ def count_jets(record: Mapping[str, Any]) -> dict[str, int]:
     """Return what a record of `convert` adds to the counts that are shown meanwhile."""
     if "error" in record:
         return {"jets": 0, "quarantined": 0, "unreadable": 1}
-    return {"jets": record["read"], "quarantined": len(record["quarantined"])}
+    return {"jets": record["read"], "quarantined": record["quarantined"]}
 
 
 def _is_there(task: ConvertTask, record: dict[str, Any]) -> bool:
@@ -207,9 +235,9 @@ def build_rows(
     apply_cuts(recipe, scope, fates)
     columns = dataset_columns(recipe, task.integer_spectators)
     values = evaluate_columns(recipe, scope, columns)
-    reason_number, reasons = find_bad_jets(recipe, scope, columns, values)
-    if (reason_number >= 0).any():
-        fates.quarantine(reason_number, reasons)
+    faults = find_bad_jets(recipe, scope, columns, values)
+    if faults.reasons:
+        fates.quarantine(faults.number, faults.reasons, faults.details)
         values = evaluate_columns(recipe, scope, columns)
     values |= identify(recipe, scope, task.uuid, task.start)
     return columns, make_table(recipe, scope, columns, values), fates

@@ -2,8 +2,10 @@
 
 Patterns and folders are looked up here, on the driver; whether a file can be read is found out later, by whoever looks at it.
 What a pattern finds is sorted, and everything else stays in the order in which it was given, so the list is always the same.
+Links are followed, but the folder that names a sample is the one that the user sees: a store may keep files under other names.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from glob import glob
@@ -36,10 +38,10 @@ def find_files(config: PrepareConfig, *, must_match: bool = True) -> list[tuple[
     patterns: dict[str, str] = {}
     for item in config.inputs:
         for pattern in item.files:
-            for path in _resolve(pattern, config, must_match, f"sample {item.sample or 'by folder'}"):
+            for path, name in _resolve(pattern, config, must_match, f"sample {item.sample or 'by folder'}"):
                 if path in found:
                     raise ConfigError(f"inputs: {path} is listed twice, through {patterns[path]!r} and {pattern!r}")
-                found[path], patterns[path] = item.sample or folder_name(path), pattern
+                found[path], patterns[path] = item.sample or folder_name(name), pattern
     return [(sample, path) for path, sample in found.items()]
 
 
@@ -51,8 +53,8 @@ def folder_name(path: str) -> str:
     return Path(parts.path).parent.name or parts.netloc
 
 
-def _resolve(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> Iterator[str]:
-    """Find the files of a pattern, or of each line of a list."""
+def _resolve(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> Iterator[tuple[str, str]]:
+    """Find the files of a pattern, or of each line of a list: where they are, and by which name they were found."""
     if not _is_list(pattern):
         yield from _match(pattern, config, must_match, where)
         return
@@ -72,14 +74,15 @@ def _is_list(pattern: str) -> bool:
     return pattern.endswith(LIST_SUFFIX) and URL_MARK not in pattern
 
 
-def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> list[str]:
+def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> list[tuple[str, str]]:
     if URL_MARK in pattern:
-        paths = list_files(pattern, config.remote.options_for(pattern))
+        found = [(url, url) for url in list_files(pattern, config.remote.options_for(pattern))]
     else:
-        paths = sorted(absolute(str(file), Path()) for file in _local(Path(pattern).expanduser()) if not Path(file).is_dir())
-    if must_match and not paths:
+        files = [file for file in _local(Path(pattern).expanduser()) if not Path(file).is_dir()]
+        found = sorted((absolute(str(file), Path()), os.path.abspath(file)) for file in files)
+    if must_match and not found:
         raise ConfigError(f"inputs: no file matches {pattern!r} ({where})")
-    return paths
+    return found
 
 
 def _local(pattern: Path) -> Iterable[str | Path]:

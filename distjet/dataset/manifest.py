@@ -1,7 +1,8 @@
 """What is in a dataset, and is it the one that was written?
 
 A folder without a manifest is not a dataset: the manifest is written last. Readers open exactly the shards that it names
-and never list the folder. Loading checks that each shard is there with its size; `distjet.dataset.verify` looks at every row.
+and never list the folder. Loading checks the manifest against the hash that it carries, and that each shard is there with its
+size; `distjet.dataset.verify` looks at every row.
 """
 
 import json
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from distjet.config import unknown
 from distjet.dataset.schema import ColumnSpec, columns_from_manifest
@@ -20,9 +23,16 @@ SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 SECTIONS = (
     *("fingerprint", "content", "config", "columns", "graph", "classes", "samples", "inputs", "accounting"),
-    *("repeated_identities", "shards", "rows", "statistics", "histograms", "class_counts"),
+    *("repeated_identities", "shards", "rows", "statistics", "histograms", "class_counts", "xxh3_128"),
 )
 "What a manifest has at least."
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a manifest with `xxh3_128`, the hash of all the rest of it as JSON with sorted keys."""
+    rest = {key: value for key, value in content.items() if key != "xxh3_128"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return rest | {"xxh3_128": xxhash.xxh3_128_hexdigest(canonical.encode())}
 
 
 def repair_hint(folder: Path) -> str:
@@ -87,6 +97,9 @@ class Manifest:
             raise DataError(f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; {repair_hint(folder)}")
         if missing := [name for name in SECTIONS if name not in content]:
             raise DataError(f"{file} is damaged: it has no {', '.join(missing)}; {repair_hint(folder)}")
+        if (found := seal(content)["xxh3_128"]) != content["xxh3_128"]:
+            changed = f"it was changed, its hash is {found}, when it was written {content['xxh3_128']}"
+            raise DataError(f"{file} is damaged: {changed}; {repair_hint(folder)}")
         manifest = cls(folder, content)
         for problem in manifest.wrong_sizes() if check_shards else ():
             raise DataError(f"{folder}: {problem}; {repair_hint(folder)}")

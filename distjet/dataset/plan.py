@@ -2,7 +2,8 @@
 
 Every file is looked at once (size, hash, entries, branches), in parallel; a remote one is copied on this occasion. What is
 wrong in all files is a mistake in the recipe and stops the run before anything is converted; what is wrong in some files
-quarantines those.
+quarantines those. A file that an earlier run of an unfinished dataset has found stays an input: if it is gone now, that is
+quarantined as well, or else the second try would pass over what the first one missed.
 """
 
 import logging
@@ -26,6 +27,7 @@ from distjet.dataset.schema import dataset_columns
 from distjet.dataset.sources import Source
 from distjet.errors import ConfigError, UserError
 from distjet.execution import Execute
+from distjet.run_directory import identity_hash, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class InputFile:
     reason: str | None = None
     accounting: dict[str, Any] = field(default_factory=lambda: {"read": 0, "rows": 0, "cut": 0, "quarantined": 0, "cuts": {}})
     bad_jets: list[tuple[int, int, str]] = field(default_factory=list)
+    unlisted: Counter[str] = field(default_factory=Counter)
 
     @property
     def path(self) -> str:
@@ -90,8 +93,9 @@ class InputFile:
         """Count the jets of one converted range."""
         self.accounting["read"] += record["read"]
         self.accounting["rows"] += record["rows"]
-        self.accounting["quarantined"] += len(record["quarantined"])
-        self.bad_jets += [tuple(jet) for jet in record["quarantined"]]
+        self.accounting["quarantined"] += record["quarantined"]
+        self.bad_jets += [tuple(jet) for jet in record["bad_jets"]]
+        self.unlisted.update(record["unlisted"])
         for name, jets in record["cuts"].items():
             self.accounting["cut"] += jets
             self.accounting["cuts"][name] = self.accounting["cuts"].get(name, 0) + jets
@@ -103,10 +107,12 @@ class InputFile:
         return reason if self.path in reason else f"{self.path}: {reason}"
 
     def quarantine_lines(self) -> list[dict[str, Any]]:
-        """Return what quarantine.jsonl says about this file."""
+        """Return what quarantine.jsonl says about this file: `more_jets` is how many were quarantined beside those listed."""
+        whole = {"file": self.path, "entry": None, "jet_index": None}
         if self.fate != "used":
-            return [{"file": self.path, "entry": None, "jet_index": None, "reason": self.reason}]
-        return [{"file": self.path, "entry": e, "jet_index": j, "reason": reason} for e, j, reason in self.bad_jets]
+            return [whole | {"reason": self.reason}]
+        listed = [{"file": self.path, "entry": e, "jet_index": j, "reason": reason} for e, j, reason in self.bad_jets]
+        return listed + [whole | {"reason": reason, "more_jets": jets} for reason, jets in self.unlisted.items()]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the manifest says about this file."""
@@ -130,9 +136,9 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
         ConfigError: If a pattern matches nothing, a file is listed twice, a checksum belongs to no file, or no file fits the
             recipe.
     """
-    copies = config.output / INPUTS / COPIES
-    files = [InputFile(Source.of(path, config.remote, copies), sample) for sample, path in find_files(config)]
-    tasks = _look_tasks(config, files)
+    files = [_input_file(config, sample, path) for sample, path in find_files(config)]
+    gone = _files_gone(config, files)
+    tasks = _look_tasks(config, files, gone)
     looks = dict(execute(look, tasks, description="look at input files"))
     described = [looks[number] for number in range(len(files))]
     reference = _reference(config.recipe, files, described)
@@ -144,16 +150,34 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
         if file.fate != "used":
             file.source.forget()
     if not reference:
-        return Plan(files, ())
+        return Plan([*files, *gone], ())
     check_recipe(config.recipe, reference)
     used = [item["branches"] for file, item in zip(files, described, strict=True) if file.fate == "used"]
-    return Plan(files, _integer_spectators(config.recipe, used))
+    return Plan([*files, *gone], _integer_spectators(config.recipe, used))
 
 
-def _look_tasks(config: PrepareConfig, files: Sequence[InputFile]) -> list[LookTask]:
-    """Return a task for each file."""
+def _input_file(config: PrepareConfig, sample: str, path: str) -> InputFile:
+    return InputFile(Source.of(path, config.remote, config.output / INPUTS / COPIES), sample)
+
+
+def _files_gone(config: PrepareConfig, files: Sequence[InputFile]) -> list[InputFile]:
+    """Return the files that an earlier run has found and this one has not; keep a list of all for the next."""
+    record = config.output / INPUTS / f"found-{identity_hash({'inputs': config.identity()['inputs']})}.json"
+    earlier = read_json(record) if record.exists() else {}
+    found = {file.path: file.sample for file in files}
+    if not earlier.keys() >= found.keys():
+        write_json(record, earlier | found)
+    gone = [_input_file(config, sample, path) for path, sample in earlier.items() if path not in found]
+    for file in gone:
+        file.quarantine("an earlier run has found it among the inputs, now it is not there")
+        logger.warning("%s: %s; if that is meant, remove %s", file.path, file.reason, record)
+    return gone
+
+
+def _look_tasks(config: PrepareConfig, files: Sequence[InputFile], gone: Sequence[InputFile]) -> list[LookTask]:
+    """Return a task for each file; a catalogue may also know those that are gone."""
     tree, branches, work = config.recipe.tree, tuple(required_branches(config.recipe)), str(config.output / INPUTS)
-    sources = {file.path: file.source for file in files}
+    sources = {file.path: file.source for file in (*files, *gone)}
     catalogue = read_catalogue(config.checksums)
     for path in catalogue:
         if path not in sources:

@@ -6,8 +6,8 @@
     check that no jet was lost, write the manifest, remove the spills
 
 A file is used as a whole or not at all. Everything that is not used is written to quarantine.jsonl with its reason before
-the run decides whether that is tolerated, so a failed run says why, and the same command with a tolerance continues from
-the spills.
+the run decides whether that is tolerated (of many jets, some for each reason, and the number of the others), so a failed run
+says why, and the same command with a tolerance continues from the spills.
 """
 
 import json
@@ -196,7 +196,7 @@ def _check_tolerance(config: PrepareConfig, files: Sequence[InputFile]) -> None:
         problems.append("no file is left to be used")
     if problems:
         listed = config.output / QUARANTINE
-        hint = f"All are listed in {listed}. Repair them, or raise the tolerance and run the same command again."
+        hint = f"{listed} says what and why. Repair them, or raise the tolerance and run the same command again."
         raise DataError("\n".join([*problems, hint]))
 
 

@@ -184,7 +184,19 @@ def _is_rounding(found: Any, stated: Any) -> bool:
 
 
 def check_input(task: InputCheck) -> dict[str, Any]:
-    """Say whether an input file is `unchanged`, `gone`, `not_hashed`, or what is wrong with it (`problem`)."""
+    """Say whether an input file is `unchanged`, `gone`, `not_hashed`, or what is wrong with it (`problem`).
+
+    Raises:
+        OSError: If the machine or the network fails, which says nothing about the file.
+    """
+    try:
+        return _compare(task)
+    except OSError as error:
+        error.add_note(f"while reading {task.source.path}")
+        raise
+
+
+def _compare(task: InputCheck) -> dict[str, Any]:
     path = task.source.path
     try:
         size = stamp(task.source).size_bytes

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import uproot
 
 from distjet.config import load
-from distjet.dataset.manifest import Manifest
+from distjet.dataset.manifest import FILE_NAME, Manifest, seal
 from distjet.dataset.prepare import prepare
 from distjet.dataset.recipe import PrepareConfig
 from distjet.execution import in_process
+from distjet.run_directory import write_json
 
 PROJECT = Path(__file__).parents[2]
 TREE = "AntiKt2EMTopoJets"
@@ -102,6 +103,11 @@ def run(output: Path, inputs: Any, execute: Callable[..., Iterator[Any]] = in_pr
     """Prepare a dataset and open it."""
     prepare(configure(output, inputs, **changes), execute)
     return Manifest.load(output)
+
+
+def rewrite_manifest(manifest: Manifest, content: Mapping[str, Any]) -> None:
+    """Write another content of the manifest, with the hash that belongs to it."""
+    write_json(manifest.path / FILE_NAME, seal(content))
 
 
 def read_all(manifest: Manifest, splits: Sequence[str] = ("train", "val", "test")) -> pa.Table:

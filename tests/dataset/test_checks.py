@@ -9,7 +9,7 @@ import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distjet.dataset.checks import SHORTFALL, falls_short
+from distjet.dataset.checks import LISTED_JETS, SHORTFALL, falls_short
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
 from distjet.dataset.recipe import PrepareConfig
@@ -78,9 +78,9 @@ def test_a_range_of_the_recipe_is_kept(tmp_path):
     arrays["q"][3, 1], arrays["q"][5, 2], arrays["area"][9] = 1e9, -4, -0.5
     manifest = convert(tmp_path, arrays, ranges={"charge": [-1, 1], "area": [0, None]})
     assert reasons(manifest) == {
-        3: "column 'charge' is 1e+09, beyond its range of -1 to 1",
-        5: "column 'charge' is -4, beyond its range of -1 to 1",
-        9: "column 'area' is -0.5, beyond its range of 0 to inf",
+        3: "column 'charge' is beyond its range of -1 to 1: 1e+09",
+        5: "column 'charge' is beyond its range of -1 to 1: -4",
+        9: "column 'area' is beyond its range of 0 to inf: -0.5",
     }
     assert manifest.content["accounting"]["quarantined"] == 3
     assert manifest.content["accounting"]["rows"] == 17
@@ -100,6 +100,23 @@ def test_a_jet_has_one_reason(tmp_path):
     assert reasons(convert(tmp_path, arrays, ranges={"area": [0, None]})) == {7: "column 'energy' is not finite"}
 
 
+def test_of_many_bad_jets_some_are_listed_and_all_are_counted(tmp_path):
+    arrays = jets(3 * LISTED_JETS)
+    arrays["e"][:200] /= 2
+    arrays["area"][200:250] = -1
+    arrays["q"][250:, 1] = np.nan
+    arrays["q"][-1] = 0
+    manifest = convert(tmp_path, arrays, ranges={"area": [0, None]})
+    lines = [json.loads(line) for line in (manifest.path / "quarantine.jsonl").read_text().splitlines()]
+    listed = [line["entry"] for line in lines if line["entry"] is not None]
+    assert listed == [*range(LISTED_JETS), *range(200, 299)]
+    (more,) = (line for line in lines if line["entry"] is None)
+    assert more["file"] == str(tmp_path / "a.root")
+    assert (more["reason"], more["more_jets"]) == ("energy of a constituent is below its momentum", 200 - LISTED_JETS)
+    assert manifest.content["accounting"]["quarantined"] == len(listed) + more["more_jets"] == 299
+    assert manifest.content["accounting"]["rows"] == 1
+
+
 def test_more_constituents_than_edges_can_name(tmp_path):
     counts = np.array([65_535, 65_536, 2])
     size = counts.sum()
@@ -111,7 +128,7 @@ def test_more_constituents_than_edges_can_name(tmp_path):
     config = {"inputs": str(tmp_path / "a.root"), "output": str(tmp_path / "out"), "tolerance": {"max_row_fraction": 1.0}}
     recipe = {"tree": "tree", "constituents": RECIPE["constituents"], "edges": "none", "nodes": ["pt"]}
     prepare(PrepareConfig.model_validate(config | {"recipe": recipe}), in_process)
-    assert reasons(Manifest.load(tmp_path / "out")) == {1: "65536 constituents, at most 65535 can be stored"}
+    assert reasons(Manifest.load(tmp_path / "out")) == {1: "more than 65535 constituents: 65536"}
 
 
 def test_ranges_belong_to_columns():

@@ -96,6 +96,17 @@ def test_a_link_that_leads_nowhere_is_an_input_that_is_not_there(folder, tmp_pat
     assert str(tmp_path / "nowhere.root") in [path for _, path in found(str(folder / pattern), tmp_path)]
 
 
+@pytest.mark.parametrize("pattern", ["u", "u/*.root", "u/a.root", "u/../u", "v", "v/a.root"])
+def test_the_sample_is_the_folder_as_the_user_sees_it(folder, tmp_path, monkeypatch, pattern):
+    """A link to a file in a store, or to a folder, has the name of the place where it is found."""
+    (folder / "u").mkdir()
+    (folder / "u/a.root").symlink_to(folder / "s/a.root")
+    (folder / "v").symlink_to(folder / "u")
+    monkeypatch.chdir(folder)
+    for inputs in (pattern, str(folder / pattern)):
+        assert found(inputs, tmp_path) == [(pattern[0], str(folder / "s/a.root"))]
+
+
 @pytest.mark.parametrize("pattern", ["s", "s/*.root"])
 def test_a_folder_with_the_name_of_a_file_is_none(folder, tmp_path, pattern):
     (folder / "s/c.root").mkdir()

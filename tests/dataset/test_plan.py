@@ -82,7 +82,8 @@ class TestWholeNumbers:
             stamp(Source(str(path))), "uuid", "s", 0, 80, recipe, ("flavour",), 1, 0.8, 0.1, str(tmp_path / "work")
         )
         record = convert(task)
-        assert record["quarantined"] == [(0, 0, "column 'flavour' is not finite")]
+        assert record["bad_jets"] == [(0, 0, "column 'flavour' is not finite")]
+        assert (record["quarantined"], record["unlisted"]) == (1, {})
 
 
 class TestRanges:
@@ -191,6 +192,51 @@ class TestUnusualFiles:
             path = tmp_path / ("mktree.root", "mkrntuple.root")[number % 2]
             assert read_branches(str(path), "tree", ["x"], 0, 2)["x"].content.tolist() == [0, 1]
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class TestGoneFiles:
+    """Spec: a file that an earlier run of an unfinished dataset has found is not passed over when it has gone."""
+
+    @pytest.fixture
+    def unfinished(self, tmp_path) -> Path:
+        for number in range(3):
+            write_ntuple(tmp_path / f"in/s/{number}.root", random_ntuple(20, seed=number, first_event=20 * number))
+        gone = tmp_path / "in/s/1.root"
+
+        def vanishing(function, tasks, *, description, measure=None):
+            if description.startswith("convert"):
+                gone.unlink()
+            yield from in_process(function, tasks, description=description)
+
+        with pytest.raises(DataError, match=f"1 of 3 files .*{gone}"):
+            run(tmp_path / "out", str(tmp_path / "in"), vanishing)
+        return gone
+
+    def test_it_is_quarantined_by_name_every_time(self, unfinished, tmp_path):
+        reason = "an earlier run has found it among the inputs, now it is not there"
+        for _ in range(2):
+            with pytest.raises(DataError, match=f"1 of 3 files .*; the first: {unfinished}: {reason}"):
+                run(tmp_path / "out", str(tmp_path / "in"))
+        manifest = run(tmp_path / "out", str(tmp_path / "in"), tolerance={"max_files": 1})
+        fates = {Path(item["path"]).name: item["fate"] for item in manifest.content["inputs"]}
+        assert fates == {"0.root": "used", "2.root": "used", "1.root": "quarantined"}
+
+    def test_it_may_come_back_and_others_may_come(self, unfinished, tmp_path):
+        write_ntuple(unfinished, random_ntuple(20, seed=1, first_event=20))
+        write_ntuple(tmp_path / "in/s/3.root", random_ntuple(20, seed=3, first_event=60))
+        manifest = run(tmp_path / "out", str(tmp_path / "in"))
+        assert [item["fate"] for item in manifest.content["inputs"]] == ["used"] * 4
+        assert shard_bytes(manifest) == shard_bytes(run(tmp_path / "other", str(tmp_path / "in")))
+
+    def test_it_may_be_forgotten_by_hand(self, unfinished, tmp_path, caplog):
+        with pytest.raises(DataError):
+            run(tmp_path / "out", str(tmp_path / "in"))
+        Path(caplog.messages[-1].rpartition("if that is meant, remove ")[2]).unlink()
+        assert len(run(tmp_path / "out", str(tmp_path / "in")).content["inputs"]) == 2
+
+    def test_a_catalogue_may_know_it(self, unfinished, tmp_path):
+        with pytest.raises(DataError, match="1 of 3 files"):
+            run(tmp_path / "out", str(tmp_path / "in"), checksums={str(unfinished): "adler32:1"})
 
 
 class TestFailingMachine:

@@ -1,5 +1,6 @@
 """Spec: whatever is changed in a dataset is found and named, also where the hashes were corrected afterwards."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distjet.cli import run_verb
+from distjet.dataset import verify as verify_module
 from distjet.dataset.commit import dataset_fingerprint
 from distjet.dataset.edges import num_edges
 from distjet.dataset.manifest import Manifest
@@ -21,7 +24,7 @@ from distjet.dataset.shards import file_hash
 from distjet.dataset.verify import differences, verify
 from distjet.errors import DataError
 from distjet.execution import in_process
-from tests.dataset.files import TREE, configure, random_ntuple, run, write_ntuple
+from tests.dataset.files import TREE, configure, random_ntuple, rewrite_manifest, run, write_ntuple
 from tests.dataset.servers import serving
 
 
@@ -32,13 +35,12 @@ def copy(dataset: Manifest, tmp_path: Path) -> Manifest:
 
 
 def change_manifest(manifest: Manifest, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest, and its fingerprint so that it agrees with itself."""
-    file = manifest.path / "manifest.json"
-    content = json.loads(file.read_text())
+    """Change the manifest, and its fingerprint and hash so that it agrees with itself."""
+    content = json.loads((manifest.path / "manifest.json").read_text())
     change(content)
     config = PrepareConfig.model_validate(content["config"])
     content["fingerprint"] = dataset_fingerprint(config, manifest.columns, content["shards"])
-    file.write_text(json.dumps(content))
+    rewrite_manifest(manifest, content)
 
 
 def forge(manifest: Manifest, tables: Mapping[str, pa.Table]) -> None:
@@ -337,8 +339,7 @@ def test_a_changed_statistic(copy, keys, place):
     ],
 )
 def test_a_changed_manifest(copy, key, value, message):
-    file = copy.path / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    rewrite_manifest(copy, copy.content | {key: value})
     (found,) = problems(copy)
     assert found.startswith(message)
 
@@ -378,8 +379,32 @@ def test_an_accounting_of_an_input_that_is_not_part_of_the_whole(copy):
 def test_a_manifest_that_cannot_be_used(copy, change, message):
     content = json.loads((copy.path / "manifest.json").read_text())
     change(content)
-    (copy.path / "manifest.json").write_text(json.dumps(content))
+    rewrite_manifest(copy, content)
     with pytest.raises(DataError, match=message):
+        verify(copy.path, in_process)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["inputs"][0].update(path="/elsewhere/part_0.root"),
+        lambda content: content["inputs"][0].update(size_bytes=1),
+        lambda content: content["inputs"][0].update(fate="duplicate"),
+        lambda content: content["created_with"].update(uproot="0"),
+        lambda content: content["columns"][0].update(formula="1 + 1"),
+        lambda content: content.update(xxh3_128="0" * 32),
+        lambda content: content.update(more=1),
+    ],
+)
+def test_a_manifest_that_was_changed_anywhere(copy, change):
+    """Also where nothing else in the dataset says the same."""
+    file = copy.path / "manifest.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content))
+    Manifest.load(copy.path)  # blanks do not matter
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"manifest\.json is damaged: it was changed, its hash is .*; remove the folder"):
         verify(copy.path, in_process)
 
 
@@ -423,6 +448,25 @@ class TestInputs:
             verify(prepared.path, in_process, inputs=True)
         assert f"{tmp_path}/in/s/0.root has changed: hash " in str(raised.value)
         assert f"{tmp_path}/in/s/2.root has {(tmp_path / 'in/s/2.root').stat().st_size} bytes, it had " in str(raised.value)
+
+    def test_a_disk_that_fails_is_named_with_the_file(self, prepared, tmp_path, monkeypatch):
+        def failing(path):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(verify_module, "file_hash", failing)
+        with pytest.raises(OSError, match="Input/output error") as raised:
+            verify(prepared.path, in_process, inputs=True)
+        assert raised.value.__notes__ == [f"while reading {tmp_path}/in/s/0.root"]
+
+    def test_a_server_that_does_not_answer_any_more_is_one_message(self, tmp_path, monkeypatch, capsys):
+        write_ntuple(tmp_path / "served/s/a.root", random_ntuple(20, seed=1))
+        with serving(tmp_path / "served") as server:
+            url = f"{server.url}/s/a.root"
+            run(tmp_path / "out", url, remote={"retries": 0})
+        fsspec.filesystem("http").clear_instance_cache()
+        with pytest.raises(SystemExit, match="2"):
+            run_verb("verify", [str(tmp_path / "out"), "inputs=true", "tasks.scheduler=in_process"])
+        assert f"distjet verify: error: while reading {url}: " in capsys.readouterr().err
 
     def test_on_a_server(self, tmp_path):
         for name in "abc":
