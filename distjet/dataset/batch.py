@@ -145,8 +145,9 @@ class GraphBatch:
         yield from self.targets.values()
 
     def to(self, device: torch.device | str) -> "GraphBatch":
-        """Copy to a device; the copy of pinned memory does not block the host."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy to a device; the copy of pinned memory does not block the host, one to the host is complete."""
+        is_host = torch.device(device).type == "cpu"  # torch does not wait for a copy there either, if it need not block
+        return self.map(lambda tensor: tensor.to(device, non_blocking=not is_host))
 
     def pin_memory(self) -> "GraphBatch":
         """Copy into page-locked memory, from which a GPU reads while the host goes on."""

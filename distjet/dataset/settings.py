@@ -36,8 +36,9 @@ class ReadConfig(Config):
     """Row groups that are mixed at a time, and the largest number of workers. Many divisors are good: workers whose number
     divides it share every step equally. Defines the order."""
     max_bytes: int = Field(default=2 * 2**30, ge=1)
-    """Decoded row groups held in memory, by all workers together. If the lanes need more, the largest divisor of their number
-    that fits is used; so it defines the order, too."""
+    """Decoded row groups held in memory, by all workers together (workers of one to three lanes hold up to three row groups
+    more). If the lanes need more, the largest divisor of their number that fits is used; so it defines the order, too. A step
+    with more rows than this holds is made nevertheless."""
     num_threads: int = Field(default=2, ge=1)
     "Threads of each worker that decode; one more makes batches of what they decoded."
     prefetch_bytes: int = Field(default=64 * 2**20, ge=1)

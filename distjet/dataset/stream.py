@@ -115,12 +115,14 @@ class JetStream:
         """Continue where `state` was taken, on any number of ranks.
 
         Raises:
-            ConfigError: If the state belongs to another dataset or order.
+            ConfigError: If the state belongs to another dataset or order, or names a step that no epoch has.
         """
         wanted = StreamState(**state)
         mine = dataclasses.replace(wanted, plan=self.plan, seed=self.seed)
         if wanted != mine:
             raise ConfigError(f"the stream's state does not belong to {self.manifest.path}: expected {mine}, got {wanted}")
+        if wanted.epoch < 0 or not 0 <= wanted.step <= self.num_steps:
+            raise ConfigError(f"the stream's state is no position in epochs of {self.num_steps} steps: {wanted}")
         self.epoch, self.step = wanted.epoch, wanted.step
 
     @property
@@ -134,19 +136,32 @@ class JetStream:
         )
 
     def __iter__(self) -> Iterator[GraphBatch]:
-        """Yield the rest of the epoch."""
-        work = self._pass()
+        """Yield the rest of the epoch.
+
+        Raises:
+            RuntimeError: If `load_state_dict` or another iteration moved the stream while this one was under way.
+            DataError: If a row group cannot be read, or does not hold what the manifest says.
+        """
+        epoch, work = self.epoch, self._pass()
         arena, self._arena = self._arena_for(work), None  # of this iteration alone, while it lasts
         sources = Sources(arena, self._cache, self._gatherer, lambda: Decoder(self.layout), self.counters)
         pipeline = Pipeline(sources, work, self.config.num_threads, self.config.prefetch_bytes)
         try:
             with pipeline:
-                for batch in pipeline:
-                    self.step += 1
+                for step, batch in enumerate(pipeline, work.first_step + 1):
+                    self.step = step
                     yield batch
+                    self._check_unmoved(epoch, step)
         finally:
             self._arena = arena if pipeline.has_ended else None
-        self.epoch, self.step = self.epoch + 1, 0
+        self.epoch, self.step = epoch + 1, 0
+
+    def _check_unmoved(self, epoch: int, step: int) -> None:
+        if (self.epoch, self.step) != (epoch, step):
+            raise RuntimeError(
+                f"the stream was moved to step {self.step} of epoch {self.epoch} while an iteration was at step {step} of "
+                f"epoch {epoch}: its state would be wrong; end the iteration first, or make a JetStream for each of them"
+            )
 
     # --- the order -------------------------------------------------------------------------------------------------
 
@@ -185,8 +200,8 @@ class JetStream:
     def _plan_of(self, epoch: int) -> EpochPlan:
         """Return the plan of an epoch; those of this one and the next are kept."""
         if epoch not in self._plans:
-            self._plans = {number: plan for number, plan in self._plans.items() if number == epoch - 1}
-            self._plans[epoch] = self._lane_plan.epoch(epoch)
+            before = {number: plan for number, plan in self._plans.items() if number == epoch - 1}
+            self._plans = before | {epoch: self._lane_plan.epoch(epoch)}
         return self._plans[epoch]
 
     def _pass(self) -> Pass:

@@ -127,6 +127,20 @@ def test_what_travels_is_small_and_complete(toy_dataset: Manifest) -> None:
     assert batch.num_bytes == copy.num_bytes == batch.to("cpu").num_bytes
 
 
+def test_a_copy_to_the_host_is_waited_for_and_one_to_a_device_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy from a device that does not block could be read before it is there."""
+    batch, waits = make_batch([2, 3]), {}
+
+    def to(tensor: torch.Tensor, device: str, *, non_blocking: bool) -> torch.Tensor:
+        waits.setdefault(device, set()).add(not non_blocking)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for device in ("cpu", "meta"):
+        batch.to(device)
+    assert waits == {"cpu": {True}, "meta": {False}}
+
+
 def test_other_inputs_share_the_structure() -> None:
     batch = make_batch([4, 1, 3])
     index = batch.edge_index

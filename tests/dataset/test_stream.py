@@ -172,6 +172,42 @@ def test_a_state_of_another_dataset_order_or_seed_is_refused(toy_dataset: Manife
             stream.load_state_dict(other)
 
 
+def test_a_state_at_either_end_of_an_epoch_is_a_position_and_beyond_them_is_none(toy_dataset: Manifest) -> None:
+    stream = JetStream(toy_dataset, "train", CONFIG, seed=3)
+    for _ in stream:
+        state = stream.state_dict()
+    assert state["step"] == len(stream)
+    other = JetStream(toy_dataset, "train", CONFIG, seed=3)
+    other.load_state_dict(state)
+    assert list(other) == []
+    assert (other.epoch, other.step) == (1, 0)
+    assert [identities(batch) for batch in other] == global_batches(toy_dataset, 1, epoch=1)
+    for wrong in ({"step": len(stream) + 1}, {"step": -1}, {"epoch": -1}):
+        with pytest.raises(ConfigError, match=f"is no position in epochs of {len(stream)} steps"):
+            other.load_state_dict(state | wrong)
+
+
+def test_a_stream_that_is_moved_under_an_iteration_is_an_error(toy_dataset: Manifest) -> None:
+    stream = JetStream(toy_dataset, "train", CONFIG, seed=3)
+    start = stream.state_dict()
+    for _ in range(2):
+        first, second = iter(stream), iter(stream)
+        next(first)
+        next(second)
+        with pytest.raises(RuntimeError, match="the stream was moved to step 2 of epoch 0 while an iteration was at step 1"):
+            next(first)
+        second.close()
+        stream.load_state_dict(start)
+    iterator = iter(stream)
+    for _ in range(len(stream)):
+        next(iterator)
+    stream.load_state_dict(start)
+    with pytest.raises(RuntimeError, match="the stream was moved to step 0 of epoch 0"):
+        next(iterator)
+    assert not stream_threads()
+    assert [identities(batch) for batch in stream] == global_batches(toy_dataset, 1)
+
+
 def test_threads_and_prefetching_do_not_change_the_order(toy_dataset: Manifest) -> None:
     other = CONFIG.model_copy(update={"num_threads": 3, "prefetch_bytes": 1})
     assert global_batches(toy_dataset, 1, other) == global_batches(toy_dataset, 1)
