@@ -1,3 +1,5 @@
+import ast
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,16 @@ def test_infinities_are_refused() -> None:
     data: dict[str, Any] = {"inner": {"rate": float("inf")}}
     with pytest.raises(ConfigError, match=r"inner\.rate"):
         validate(Outer, data)
+
+
+def test_no_description_of_a_field_is_cut_off() -> None:
+    """A second string below a field would be a statement of its own, which nobody reads."""
+    for path in sorted((Path(__file__).parents[1] / "distjet").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            body = getattr(node, "body", [])
+            texts = [is_text(item) for item in body] if isinstance(body, list) else []
+            assert not any(map(all, pairwise(texts))), f"{path}:{node}"
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -30,8 +30,8 @@ ENVIRONMENT = (
     f"export NUMBA_CACHE_DIR=${{TMPDIR:-/tmp}}/distjet-{distjet.__version__}-{os.getuid()}",
     f"export {'='.join(MALLOC)}",
 )
-"First lines of a job. Compiled kernels are kept on the node: in a folder that all nodes see, hundreds of processes would "
-"write the same files at once, some of them code that not all processors can run."
+"""First lines of a job. Compiled kernels are kept on the node: in a folder that all nodes see, hundreds of processes would
+write the same files at once, some of them code that not all processors can run."""
 
 CHECK_INTERVAL_S, CHECKS_PER_REMINDER = 20.0, 15
 "How often ended jobs are looked for (a worker that is restarted within its job comes back faster), and waiting is mentioned."

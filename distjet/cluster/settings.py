@@ -56,8 +56,8 @@ class TasksConfig(Config):
     """Workers for `distjet simulate`, `distjet prepare` and `distjet verify`."""
 
     scheduler: str = Field(default="local", pattern=r"^(local|in_process|slurm|htcondor|(tcp|tls)://.+)$")
-    "local: Dask workers on this machine; in_process: none, one task after the other; tcp://host:port: a running Dask cluster; "
-    "slurm, htcondor: workers in jobs of a batch system, see jobqueue."
+    """local: Dask workers on this machine; in_process: none, one task after the other; tcp://host:port: a running Dask cluster;
+    slurm, htcondor: workers in jobs of a batch system, see jobqueue."""
     num_workers: int | None = Field(default=None, ge=1)
     "Worker processes of a local cluster, one thread and an equal share of the memory each; null: one for each core."
     jobqueue: JobQueueConfig = JobQueueConfig()

@@ -6,6 +6,7 @@ Each number is one byte, or two (little-endian) in a graph of more than 255 node
 this way, its directed edges as pairs of 64-bit integers 4500.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ def encode_edges(edges: Edges, node_offsets: np.ndarray) -> tuple[np.ndarray, np
 def decode_edges(packed: np.ndarray, byte_offsets: np.ndarray, node_offsets: np.ndarray) -> Edges:
     """Unpack what `encode_edges` has packed.
 
+    Args:
+        packed: The bytes of all graphs, uint8.
+        byte_offsets: Where each graph's bytes start, shape (J + 1,).
+        node_offsets: Where each graph's nodes start, shape (J + 1,).
+
     Raises:
         DataError: If the bytes of a graph are not the edges of a graph of its size.
     """
@@ -68,6 +74,21 @@ def decode_edges(packed: np.ndarray, byte_offsets: np.ndarray, node_offsets: np.
         size = nodes[bad + 1] - nodes[bad]
         raise DataError(f"row {bad}: its {starts[bad + 1] - starts[bad]} bytes of edges do not fit a graph of {size} nodes")
     return Edges(source, target, edge_offsets)
+
+
+def read_edges(blobs: Iterable[bytes], num_nodes: Iterable[int]) -> Edges:
+    """Unpack the edges of rows as any reader of Parquet gives them.
+
+    Args:
+        blobs: Column `edges` of J rows.
+        num_nodes: Column `num_nodes` of the same rows.
+
+    Raises:
+        DataError: If they do not belong together.
+    """
+    parts = list(blobs)
+    byte_offsets, node_offsets = (np.cumsum([0, *sizes]) for sizes in (map(len, parts), num_nodes))
+    return decode_edges(np.frombuffer(b"".join(parts), np.uint8), byte_offsets, node_offsets)
 
 
 def num_edges(num_bytes: np.ndarray, num_nodes: np.ndarray) -> np.ndarray:

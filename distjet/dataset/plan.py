@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from distjet.config import did_you_mean
 from distjet.dataset.association import open_scope
-from distjet.dataset.checksums import read_catalogue
+from distjet.dataset.checksums import URL_MARK, read_catalogue
 from distjet.dataset.convert import Fates, apply_cuts
 from distjet.dataset.definitions import jet_definitions, required_branches
 from distjet.dataset.inputs import find_files
@@ -167,10 +168,12 @@ def _files_gone(config: PrepareConfig, files: Sequence[InputFile]) -> list[Input
     found = {file.path: file.sample for file in files}
     if not earlier.keys() >= found.keys():
         write_json(record, earlier | found)
-    gone = [_input_file(config, sample, path) for path, sample in earlier.items() if path not in found]
+    missing = [_input_file(config, sample, path) for path, sample in earlier.items() if path not in found]
+    gone = [
+        file for file in missing if URL_MARK in file.path or not Path(file.path).exists()
+    ]  # the others are no longer listed
     for file in gone:
-        file.quarantine("an earlier run has found it among the inputs, now it is not there")
-        logger.warning("%s: %s; if that is meant, remove %s", file.path, file.reason, record)
+        file.quarantine(f"an earlier run has found it among the inputs, now it is gone; if that is meant, remove {record}")
     return gone
 
 

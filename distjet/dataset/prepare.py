@@ -70,12 +70,11 @@ def _open_or_make(config: PrepareConfig, execute: Execute) -> Manifest:
 def _make(config: PrepareConfig, execute: Execute) -> Manifest:
     """Plan, convert, build, commit."""
     plan = plan_inputs(config, execute)
+    _judge(config, plan.files)  # so that a bad file is reported before hours of work, not after
     with naming_a_full_disk(config.output, lambda: _space_needed(config, plan.files)):
         columns = dataset_columns(config.recipe, plan.integer_spectators)
         records = _convert_all(config, plan, columns, execute)
-        _write_quarantine(config, plan.files)
-        _check_accounting(plan.files)
-        _check_tolerance(config, plan.files)
+        _judge(config, plan.files)
         shards = _build_all(config, columns, records, execute) if config.shuffle == "global" else _collect(records)
         return commit(config, Result(columns, plan.files, records, shards))
 
@@ -160,6 +159,13 @@ def shard_style(config: PrepareConfig, columns: Sequence[ColumnSpec]) -> ShardSt
         mass_edges_gev=config.mass_edges_gev,
         num_classes=len(config.recipe.labels),
     )
+
+
+def _judge(config: PrepareConfig, files: Sequence[InputFile]) -> None:
+    """Say what is quarantined, then decide whether that is tolerated."""
+    _write_quarantine(config, files)
+    _check_accounting(files)
+    _check_tolerance(config, files)
 
 
 def _write_quarantine(config: PrepareConfig, files: Sequence[InputFile]) -> None:

@@ -165,8 +165,7 @@ def write_shard(output: Path, name: str, style: ShardStyle, rows: PackedRows, sa
         "xxh3_128": file_hash(output / name),
         "content": total(content.values()),
     }
-    with (output / name).open("rb") as file:
-        leave_memory(file.fileno())
+    leave_memory(output / name)
     described = summary.as_dict() if summary is not None else None
     return {"shard": shard, "content": content, "repeated": repeated, "summary": described}
 

@@ -100,8 +100,7 @@ def pack_rows(layout: RowLayout, table: pa.Table, places: Places) -> PackedRows:
         records[".num_bytes"] = np.diff(_offsets(arrays[layout.blob]))[order]
     ends = np.cumsum(_ends(layout, records))
     records[".first_word"][1:] = ends[:-1]
-    num_words = int(ends[-1]) if len(ends) else 0
-    words = _reused_words(num_words)[:num_words]
+    words = _reused_words(int(ends[-1]) if len(ends) else 0)
     for place, name in enumerate(layout.lists):
         values = arrays[name].values.to_numpy().view(_WORD)
         _pack_list(values, _offsets(arrays[name]), order, records[".first_word"], place, words)
@@ -160,8 +159,7 @@ def write_spill(path: Path, rows: PackedRows) -> None:
     with appearing_whole(path) as temporary, temporary.open("wb") as file:
         for part in (np.array([len(cell)], _COUNT), index, rows.records, rows.words):
             file.write(part.view(np.uint8).data)
-    with path.open("rb") as file:
-        leave_memory(file.fileno())
+    leave_memory(path)
 
 
 def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: int, low: int, high: int) -> PackedRows:
@@ -177,22 +175,26 @@ def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: in
     Returns:
         The rows, spill after spill.
     """
-    parts, words, used = [np.zeros(0, layout.record)], _reused_words(0), 0
-    for number, (path, sample) in enumerate(spills):
+    parts, ranges, num_words = [np.zeros(0, layout.record)], [], 0
+    for path, sample in spills:
         with path.open("rb", buffering=0) as file:
             records, words_begin = _read_records(layout, file.fileno(), split, low, high)
             if not len(records):
                 continue
             first, end = int(records[".first_word"][0]), int(_ends(layout, records[-1:])[0])
-            begin, used = used, used + end - first
-            if used > len(words):
-                words = _reused_words(max(used, used * len(spills) // (number + 1)), words[:begin])
-            _read(file.fileno(), words_begin + first * _WORD.itemsize, words[begin:used])
-            leave_memory(file.fileno(), words_begin + first * _WORD.itemsize, (end - first) * _WORD.itemsize)
-        records[".first_word"] += begin - first
+            ranges.append((path, words_begin + first * _WORD.itemsize, end - first))
+            _advise(file.fileno(), "WILLNEED", *ranges[-1][1:])
+        records[".first_word"] += num_words - first
         records[".sample"] = sample
         parts.append(records)
-    return PackedRows(np.concatenate(parts), words[:used])
+        num_words += end - first
+    words, place = _reused_words(num_words), 0
+    for path, begin, size in ranges:  # which are on their way from the disk by now
+        with path.open("rb", buffering=0) as file:
+            _read(file.fileno(), begin, words[place : place + size])
+            _advise(file.fileno(), "DONTNEED", begin, size)
+        place += size
+    return PackedRows(np.concatenate(parts), words)
 
 
 def _read_records(layout: RowLayout, file: int, split: int, low: int, high: int) -> tuple[np.ndarray, int]:
@@ -207,18 +209,24 @@ def _read_records(layout: RowLayout, file: int, split: int, low: int, high: int)
     return records[begin:end], _RECORDS_BEGIN + num_rows * kind.itemsize
 
 
-def leave_memory(file: int, begin: int = 0, size: int = 0) -> None:
-    """Tell the system that a file which is on the disk, or a range of it, need not be kept in memory as well.
+def leave_memory(path: Path) -> None:
+    """Tell the system that a file which is on the disk need not be kept in memory as well.
 
     What `prepare` writes is read once, much later and maybe by another machine (spills), or not again (shards). All of it is
     larger than memory: the system would fill every free page with it, which takes time, on a virtual machine much of it.
     """
+    with path.open("rb") as file:
+        _advise(file.fileno(), "DONTNEED")
+
+
+def _advise(file: int, advice: str, begin: int = 0, num_words: int = 0) -> None:
+    """Say how a range of a file will be used, where the system takes such advice; no words: the whole file."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, begin, size, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file, begin, num_words * _WORD.itemsize, getattr(os, f"POSIX_FADV_{advice}"))
 
 
-def _reused_words(size: int, keep: np.ndarray | None = None) -> np.ndarray:
-    """Return room for at least so many words, of which the first are kept.
+def _reused_words(size: int) -> np.ndarray:
+    """Return so many words to be filled.
 
     A worker fills several hundred megabytes for each shard. It uses the same memory for all of them: the system clears memory
     that it hands out, which takes as long as everything else that is done to these words.
@@ -226,10 +234,8 @@ def _reused_words(size: int, keep: np.ndarray | None = None) -> np.ndarray:
     words = getattr(_MEMORY, "words", np.empty(0, _WORD))
     if size > len(words):
         words = np.empty(size + size // 8, _WORD)
-        if keep is not None:
-            words[: len(keep)] = keep
         _MEMORY.words = words
-    return words
+    return words[:size]
 
 
 def _read(file: int, begin: int, into: np.ndarray) -> np.ndarray:

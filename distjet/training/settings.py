@@ -49,9 +49,9 @@ class WeightingConfig(Config):
     name: Literal["flat_log_energy", "flat_log_energy_eta", "flat_pt_mass", "reference_pt_mass", "event", "none"] = (
         "flat_log_energy"
     )
-    "flat_log_energy: the training spectrum is flat in ln E_true, so that the calibration depends little on the spectrum; "
-    "flat_log_energy_eta: at every |eta_true|; flat_pt_mass: every class is flat in the bins of (pT, mass) of the jet; "
-    "reference_pt_mass: every class has the spectrum of one; event: the event weight; none: every jet counts once."
+    """flat_log_energy: the training spectrum is flat in ln E_true, so that the calibration depends little on the spectrum;
+    flat_log_energy_eta: at every |eta_true|; flat_pt_mass: every class is flat in the bins of (pT, mass) of the jet;
+    reference_pt_mass: every class has the spectrum of one; event: the event weight; none: every jet counts once."""
     reference: str | None = None
     "The class whose spectrum in (pT, mass) all classes get; a jet where it has none does not count."
     totals: dict[str, float] | None = None

@@ -213,7 +213,7 @@ class TestGoneFiles:
         return gone
 
     def test_it_is_quarantined_by_name_every_time(self, unfinished, tmp_path):
-        reason = "an earlier run has found it among the inputs, now it is not there"
+        reason = "an earlier run has found it among the inputs, now it is gone"
         for _ in range(2):
             with pytest.raises(DataError, match=f"1 of 3 files .*; the first: {unfinished}: {reason}"):
                 run(tmp_path / "out", str(tmp_path / "in"))
@@ -228,15 +228,34 @@ class TestGoneFiles:
         assert [item["fate"] for item in manifest.content["inputs"]] == ["used"] * 4
         assert shard_bytes(manifest) == shard_bytes(run(tmp_path / "other", str(tmp_path / "in")))
 
-    def test_it_may_be_forgotten_by_hand(self, unfinished, tmp_path, caplog):
-        with pytest.raises(DataError):
+    def test_it_may_be_forgotten_by_hand(self, unfinished, tmp_path):
+        with pytest.raises(DataError) as caught:
             run(tmp_path / "out", str(tmp_path / "in"))
-        Path(caplog.messages[-1].rpartition("if that is meant, remove ")[2]).unlink()
+        Path(str(caught.value).partition("if that is meant, remove ")[2].splitlines()[0]).unlink()
         assert len(run(tmp_path / "out", str(tmp_path / "in")).content["inputs"]) == 2
 
     def test_a_catalogue_may_know_it(self, unfinished, tmp_path):
         with pytest.raises(DataError, match="1 of 3 files"):
             run(tmp_path / "out", str(tmp_path / "in"), checksums={str(unfinished): "adler32:1"})
+
+
+def test_a_bad_file_stops_the_run_before_anything_is_converted_and_can_be_taken_off_the_list(tmp_path):
+    good, bad = write_ntuple(tmp_path / "s/good.root", random_ntuple(20, seed=1)), tmp_path / "s/bad.root"
+    bad.write_text("not a ROOT file")
+    listed = tmp_path / "files.txt"
+    listed.write_text(f"{good}\n{bad}\n")
+    stages = []
+
+    def watched(function, tasks, *, description, measure=None):
+        stages.append(description)
+        yield from in_process(function, tasks, description=description)
+
+    with pytest.raises(DataError, match=f"1 of 2 files .*{bad}"):
+        run(tmp_path / "out", str(listed), watched)
+    assert stages == ["look at input files"]
+    assert str(bad) in (tmp_path / "out/quarantine.jsonl").read_text()
+    listed.write_text(f"{good}\n")
+    assert len(run(tmp_path / "out", str(listed)).content["inputs"]) == 1
 
 
 class TestFailingMachine:

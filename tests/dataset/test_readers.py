@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distjet.dataset.edges import decode_edges
+from distjet.dataset.edges import read_edges
 from distjet.dataset.rows import AXES
+from tests.dataset.files import pairs_of
 
 SCALARS = ("event", "jet_index", "sample", "weight", "num_nodes", "jet_pt", "true_energy", "npv")
 LISTS = ("px", "energy", "log_pt", *AXES)
@@ -68,13 +69,11 @@ def test_numbers_and_lists(shard, rows, read):
 @pytest.mark.parametrize("read", READERS)
 def test_edges(shard, rows, read):
     found = read(shard, ["num_nodes", "edges"])
-    sizes, blobs = np.array(found["num_nodes"]), [bytes(blob) for blob in found["edges"]]
-    starts = [np.concatenate([[0], np.cumsum(counts)]) for counts in ([len(blob) for blob in blobs], sizes)]
-    edges = decode_edges(np.frombuffer(b"".join(blobs), np.uint8), *starts)
-    assert len(edges.source) > len(sizes)
-    assert (edges.source < edges.target).all()
-    assert (edges.target < np.repeat(sizes, np.diff(edges.offsets))).all()
-    assert blobs == rows["edges"].to_pylist()
+    edges = read_edges(found["edges"], found["num_nodes"])
+    wanted = [pairs_of(row) for row in rows.select(["num_nodes", "edges"]).to_pylist()]
+    assert list(zip(edges.source.tolist(), edges.target.tolist(), strict=True)) == [pair for pairs in wanted for pair in pairs]
+    assert np.diff(edges.offsets).tolist() == [len(pairs) for pairs in wanted]
+    assert len(edges.source) > len(wanted)
 
 
 def test_polars_and_duckdb_read_all_shards_of_a_split(dataset):
