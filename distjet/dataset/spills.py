@@ -159,7 +159,6 @@ def write_spill(path: Path, rows: PackedRows) -> None:
     with appearing_whole(path) as temporary, temporary.open("wb") as file:
         for part in (np.array([len(cell)], _COUNT), index, rows.records, rows.words):
             file.write(part.view(np.uint8).data)
-    leave_memory(path)
 
 
 def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: int, low: int, high: int) -> PackedRows:
