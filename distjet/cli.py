@@ -1,13 +1,14 @@
 """The command line: `distjet VERB FILE.yaml [FILE.yaml ...] [dotted.key=value ...]`.
 
 Files merge left to right, then the overrides. A problem that the user can fix is one message and exit code 2; an interrupted
-training exits with 128 plus the signal's number, as batch systems expect.
+verb exits with 128 plus the signal's number, as batch systems expect.
 """
 
 import importlib
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,6 +72,10 @@ def run_verb(verb: str, arguments: list[str] | None = None, *, verbose: bool = F
     except UserError as error:
         sys.stderr.write(f"distjet {verb}: error: {error}\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        hint = "" if verb in ABOUT_DATASETS else "; the same command continues"
+        sys.stderr.write(f"distjet {verb}: interrupted{hint}\n")
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def split_arguments(verb: str, arguments: list[str]) -> tuple[list[Path], list[str]]:

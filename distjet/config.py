@@ -25,6 +25,9 @@ from distjet.errors import ConfigError
 
 Model = TypeVar("Model", bound="Config")
 
+LONGEST_LIST = 12
+"Where defaults are listed, a list with more items is shown by its ends."
+
 
 class Config(pydantic.BaseModel):
     """Base of all configurations: frozen, and a key it does not know is an error."""
@@ -196,6 +199,16 @@ def did_you_mean(name: str, choices: typing.Iterable[str]) -> str:
     return f", did you mean {close[0]!r}" if close else ""
 
 
+def nearest_path(path: Path) -> str:
+    """Return `, did you mean X` for a path that does not exist: X is what its first missing part may have meant."""
+    missing = next((part for part in [*reversed(path.parents), path] if not part.exists()), None)
+    if missing is None:
+        return ""
+    siblings = sorted(item.name for item in missing.parent.iterdir()) if missing.parent.is_dir() else []
+    close = difflib.get_close_matches(missing.name, siblings, n=1, cutoff=0.6)
+    return f", did you mean {str(missing.parent / close[0])!r}" if close else ""
+
+
 def describe_keys(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """List (dotted key, default, description) of a configuration; the keys of components are those of their default."""
     for name, field in model.model_fields.items():
@@ -203,25 +216,31 @@ def describe_keys(model: type[Config], prefix: str = "") -> Iterator[tuple[str, 
         inner = components[0].config_class({}) if components else _without_none(field.annotation)
         default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
         nested = isinstance(inner, type) and issubclass(inner, Config)
-        yield f"{prefix}{name}", "" if nested else default, " ".join((field.description or "").split())
+        text = [" ".join((field.description or "").split())]
+        if components:
+            names = ", ".join(components[0].table)
+            text.append(f"One of {names}, or package.module:Class; the keys of {components[0].default}:")
+        elif typing.get_origin(inner) is typing.Literal:
+            text.append(f"One of {', '.join(map(str, typing.get_args(inner)))}.")
+        yield f"{prefix}{name}", "" if nested else default, " ".join(filter(None, text))
         if nested:
             yield from describe_keys(inner, f"{prefix}{name}.")
 
 
 def _plain(value: Any) -> str:
-    """Write a default as it would stand on the command line."""
+    """Write a default as it would stand on the command line, a long list by its ends."""
     if value is None:
         return "null"
     if isinstance(value, list | tuple):
-        return f"[{','.join(_plain(item) for item in value)}]"
+        items = [_plain(item) for item in value]
+        return f"[{','.join(items if len(items) <= LONGEST_LIST else [*items[:3], '...', items[-1]])}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_yaml(path: Path) -> Any:
     path = find_file(path)
     if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"configuration file {path} does not exist{did_you_mean(str(path), siblings)}")
+        raise ConfigError(f"configuration file {path} does not exist{nearest_path(path)}")
     try:
         content = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException) as error:

@@ -19,3 +19,15 @@ class DataError(UserError):
 
 class DiskFullError(UserError):
     """There is no room for what a run writes; the same command continues when there is."""
+
+
+class MissingExtraError(UserError):
+    """A package is not installed that only part of distjet needs.
+
+    Args:
+        what: Who needs what, e.g. `simulation needs Pythia 8`.
+        extra: The extra of distjet that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what}: pip install 'distjet[{extra}]' (in a clone of distjet: pip install -e '.[{extra}]')")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distjet.dataset.manifest import Manifest
+from distjet.run_directory import IDENTITY_FILE
 from tests.dataset.files import PROJECT
 
 VERBS = ["simulate", "prepare", "inspect", "verify", "train", "evaluate", "quickstart"]
@@ -86,6 +88,20 @@ def test_a_server_that_does_not_answer_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_an_interrupted_verb_says_how_it_continues(tmp_path: Path) -> None:
+    arguments = ["conf/simulation/tiny.yaml", f"output={tmp_path}", "tasks.scheduler=in_process"]
+    command = [sys.executable, "-c", "from distjet.cli import main; main()", "simulate", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=PROJECT) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / IDENTITY_FILE).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGINT
+    assert error.endswith("distjet simulate: interrupted; the same command continues\n")
+    assert "Traceback" not in error
+
+
 def test_keys_lists_what_can_be_configured() -> None:
     result = distjet("train", "--keys")
     lines = result.stdout.splitlines()
@@ -93,6 +109,9 @@ def test_keys_lists_what_can_be_configured() -> None:
     assert "optimizer.lr=0.002  # Peak learning rate." in lines
     assert any(line.startswith("loss.energy.bandwidth=0.1") for line in lines)
     assert any(line.startswith("model.width=64") for line in lines)
+    assert any(line.startswith("schedule.name=cosine") and "One of cosine, flat_then_anneal," in line for line in lines)
+    assert any(line.startswith("loss.energy:") and "One of lgk, mse, mae, huber, or package" in line for line in lines)
+    assert "mass_edges_gev=[0.0,5.0,10.0,...,300.0]" in distjet("prepare", "--keys").stdout
     for verb in VERBS:
         assert distjet(verb, "--keys").returncode == 0
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from distjet.config import ComponentConfig, Config, did_you_mean, import_path, load, validate
+from distjet.config import ComponentConfig, Config, did_you_mean, import_path, load, nearest_path, validate
 from distjet.errors import ConfigError
 from distjet.training.settings import TrainConfig
 
@@ -154,6 +154,14 @@ def test_an_error_inside_an_imported_module_is_not_hidden(tmp_path: Path, monkey
 def test_did_you_mean_only_suggests_choices(name: str, choices: list[str]) -> None:
     suggestion = did_you_mean(name, choices)
     assert suggestion == "" or any(repr(choice) in suggestion for choice in choices)
+
+
+def test_the_nearest_path_mends_the_first_part_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    for path in ("outputz", "outputz/dataset/x"):
+        assert nearest_path(tmp_path / path) == f", did you mean {str(tmp_path / 'outputs')!r}"
+    assert nearest_path(tmp_path / "else" / "x") == ""
+    assert nearest_path(tmp_path / "outputs") == ""
 
 
 def test_infinities_are_refused() -> None:

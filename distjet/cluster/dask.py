@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from distjet.cluster.settings import MALLOC, TasksConfig
-from distjet.errors import ConfigError, UserError
+from distjet.errors import ConfigError, MissingExtraError, UserError
 from distjet.execution import Execute, Measure, in_process, measure_nothing
 from distjet.progress import bar
 
@@ -37,7 +37,8 @@ def executor(config: TasksConfig) -> Iterator[Execute]:
         A function that runs tasks on them.
 
     Raises:
-        ConfigError: If what the configuration needs is not installed, or a batch system refuses the jobs.
+        MissingExtraError: If what the configuration needs is not installed.
+        ConfigError: If a batch system refuses the jobs.
     """
     if config.scheduler == "in_process":
         yield _with_progress(in_process, config)
@@ -121,7 +122,7 @@ def _check_bokeh(config: TasksConfig) -> None:
     wanted = {"performance_report": config.performance_report is not None, "dashboard": config.dashboard}
     if any(wanted.values()) and importlib.util.find_spec("bokeh") is None:
         key = next(name for name, value in wanted.items() if value)
-        raise ConfigError(f"tasks.{key} needs bokeh: pip install 'distjet[report]'")
+        raise MissingExtraError(f"tasks.{key} needs bokeh", "report")
 
 
 class _OnDask:
@@ -176,6 +177,8 @@ def _with_progress(execute: Execute, config: TasksConfig) -> Execute:
     def run(
         function: Function, tasks: Sequence[Any], *, description: str, measure: Measure = measure_nothing
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        if not tasks:
+            return
         with bar(description, len(tasks), enabled=config.progress == "auto") as advance:
             for index, result in execute(function, tasks, description=description):
                 advance(measure(result))

@@ -21,7 +21,7 @@ from typing import Any
 import distjet
 from distjet.cluster.settings import MALLOC, TasksConfig
 from distjet.config import unknown
-from distjet.errors import ConfigError
+from distjet.errors import ConfigError, MissingExtraError
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,13 @@ def make_cluster(config: TasksConfig, *, dashboard: bool = False) -> Any:
     """Start a scheduler whose workers will be jobs; none is submitted yet.
 
     Raises:
-        ConfigError: If dask-jobqueue is not installed, or does not know or not accept an argument.
+        MissingExtraError: If dask-jobqueue is not installed.
+        ConfigError: If it does not know or not accept an argument.
     """
     try:
         dask_jobqueue = importlib.import_module("dask_jobqueue")
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"tasks.scheduler={config.scheduler} needs dask-jobqueue: pip install 'distjet[jobqueue]' (missing: {error.name})"
-        ) from error
+        raise MissingExtraError(f"tasks.scheduler={config.scheduler} needs {error.name}", "jobqueue") from error
     kind = getattr(dask_jobqueue, CLUSTERS[config.scheduler])
     for name in config.jobqueue.extra:
         if name not in (known := _known_arguments(kind)):

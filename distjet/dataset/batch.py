@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distjet.errors import MissingExtraError
+
 JET_COLUMNS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_mass")
 
 
@@ -159,8 +161,14 @@ class GraphBatch:
         Returns:
             A batch with x, p4, edge_index, edge_attr, batch, ptr, u, jet, weight, one attribute per target, and the offsets
             with which `get_example` and `to_data_list` take it apart again.
+
+        Raises:
+            MissingExtraError: If PyTorch Geometric is not installed.
         """
-        from torch_geometric.data import Batch, Data
+        try:
+            from torch_geometric.data import Batch, Data
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("to_pyg needs PyTorch Geometric", "pyg") from error
 
         tensors = {name: getattr(self, name) for name in ("x", "p4", "edge_index", "edge_attr", "u", "jet", "weight")}
         result = Batch(_base_cls=Data, batch=self.batch, ptr=self.ptr, **tensors, **self.targets)

@@ -9,9 +9,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from glob import glob
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from distjet.config import nearest_path
 from distjet.dataset.checksums import URL_MARK, absolute
 from distjet.dataset.recipe import PrepareConfig
 from distjet.dataset.remote import list_files
@@ -19,6 +21,8 @@ from distjet.errors import ConfigError
 
 LIST_SUFFIX = ".txt"
 "No ROOT file ends so."
+
+WILDCARD = re.compile(r"[*?\[]")
 
 COMMENT = re.compile(r"(^|\s)#.*")
 "In a list; a # within a URL or a name is no comment."
@@ -81,8 +85,14 @@ def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) ->
         files = [file for file in _local(Path(pattern).expanduser()) if not Path(file).is_dir()]
         found = sorted((absolute(str(file), Path()), os.path.abspath(file)) for file in files)
     if must_match and not found:
-        raise ConfigError(f"inputs: no file matches {pattern!r} ({where})")
+        near = "" if URL_MARK in pattern else nearest_path(_before_wildcards(Path(pattern).expanduser()))
+        raise ConfigError(f"inputs: no file matches {pattern!r} ({where}){near}")
     return found
+
+
+def _before_wildcards(pattern: Path) -> Path:
+    """Return the folders of a pattern up to the first part with a wildcard."""
+    return Path(*takewhile(lambda part: not WILDCARD.search(part), pattern.parts))
 
 
 def _local(pattern: Path) -> Iterable[str | Path]:

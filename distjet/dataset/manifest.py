@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from distjet.config import unknown
+from distjet.config import nearest_path, unknown
 from distjet.dataset.schema import ColumnSpec, columns_from_manifest
 from distjet.errors import DataError
 from distjet.run_directory import IDENTITY_FILE
@@ -84,7 +84,7 @@ class Manifest:
         folder = Path(path)
         file = folder / FILE_NAME
         if not folder.is_dir():
-            raise DataError(f"dataset {folder} does not exist")
+            raise DataError(f"dataset {folder} does not exist{nearest_path(folder)}")
         if not file.is_file():
             hint = "; `distjet prepare` did not finish there" if (folder / IDENTITY_FILE).exists() else ""
             raise DataError(f"{folder} is not a dataset: it has no {FILE_NAME}{hint}")

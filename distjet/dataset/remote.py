@@ -20,7 +20,7 @@ from distjet.config import unknown
 from distjet.dataset.checksums import URL_MARK, Hasher
 from distjet.dataset.recipe import Protocol
 from distjet.dataset.retries import repeat
-from distjet.errors import ConfigError
+from distjet.errors import ConfigError, MissingExtraError
 from distjet.run_directory import NOT_OFFERED
 
 Range = tuple[int, int]
@@ -175,7 +175,8 @@ def open_file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     """Return the file system behind a URL and the path there.
 
     Raises:
-        ConfigError: If the protocol is unknown, or its package is not installed.
+        ConfigError: If the protocol is unknown.
+        MissingExtraError: If its package is not installed.
     """
     protocol = url.partition(URL_MARK)[0]
     if protocol not in (known := get_args(Protocol)):
@@ -183,14 +184,15 @@ def open_file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        raise ConfigError(f"{url} needs a package that is not installed ({error}): pip install 'distjet[remote]'") from error
+        raise MissingExtraError(f"{url} needs a package that is not installed ({error})", "remote") from error
 
 
 def list_files(pattern: str, options: dict[str, Any]) -> list[str]:
     """Return the URLs that match a pattern with *, sorted; a URL without is itself, whether it exists or not.
 
     Raises:
-        ConfigError: If the protocol is unknown, its package is not installed, or the server cannot list files.
+        ConfigError: If the protocol is unknown, or the server cannot list files.
+        MissingExtraError: If the package of the protocol is not installed.
     """
     files, path = open_file_system(pattern, options)
     if "*" not in pattern:

@@ -15,6 +15,7 @@ DASH = "\N{EN DASH}"
 ARROW = "\N{RIGHTWARDS ARROW}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 ETA = "\N{GREEK SMALL LETTER ETA}"
+NO_BIN = "No bin holds enough jets for a headline number: evaluate more jets or wider bins."
 GROUP_NAMES = {"energy_response": "energy", "mass_response": "mass"}
 
 HEADLINE_HEADER = (
@@ -99,7 +100,7 @@ def verdict(metrics: dict[str, Any]) -> list[str]:
     if not energy:
         return ["The energy response was not evaluated."]
     if energy[reference]["num_bins"] == 0:
-        return ["No bin holds enough jets for a headline number: evaluate more jets or wider bins."]
+        return [NO_BIN]
     before = energy[reference]
     lines = []
     for method in others:
@@ -163,8 +164,12 @@ def text_table(metrics: dict[str, Any], method: str | None = None, group: str = 
     for title in ("E true [GeV]", f"|{ETA}|", "jets", "scale", "resolution"):
         table.add_column(title, justify="right", no_wrap=True)
     table.caption = (
-        f"worst |scale - 1| {percent(summary['max_abs_bias'], summary['max_abs_bias_error'])}, "
-        f"mean {percent(summary['mean_abs_bias'], summary['mean_abs_bias_error'])}, {summary['num_bins']} bins"
+        NO_BIN
+        if summary["num_bins"] == 0
+        else (
+            f"worst |scale - 1| {percent(summary['max_abs_bias'], summary['max_abs_bias_error'])}, "
+            f"mean {percent(summary['mean_abs_bias'], summary['mean_abs_bias_error'])}, {summary['num_bins']} bins"
+        )
     )
     for b, a in zip(metrics[group][reference]["bins"], summary["bins"], strict=True):
         if b["drawn"]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distjet.errors import UserError
+from distjet.errors import MissingExtraError
 from distjet.physics.kinematics import Floats, sum_groups
 
 Algorithm = Literal["antikt", "kt", "cambridge"]
@@ -47,12 +47,12 @@ def fastjet() -> ModuleType:
     """Import FastJet without its banner.
 
     Raises:
-        UserError: If FastJet is not installed.
+        MissingExtraError: If FastJet is not installed.
     """
     try:
         import fastjet as module
     except ModuleNotFoundError as error:
-        raise UserError("jet clustering needs FastJet; install it with: pip install 'distjet[simulation]'") from error
+        raise MissingExtraError("jet clustering needs FastJet", "simulation") from error
     module._swig.ClusterSequence.set_fastjet_banner_stream(None)
     return module
 
@@ -68,7 +68,7 @@ def cluster(p4: Floats, event_offsets: Offsets, radius: float, min_pt_gev: float
         algorithm: Generalised-kT algorithm.
 
     Raises:
-        UserError: If FastJet is not installed.
+        MissingExtraError: If FastJet is not installed.
 
     Reference:
         Cacciari, Salam, Soyez, "The anti-kT jet clustering algorithm", arXiv:0802.1189; "FastJet user manual", arXiv:1111.6097.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distjet.errors import UserError
+from distjet.errors import MissingExtraError, UserError
 from distjet.physics.kinematics import Floats
 from distjet.simulation.samples import GeneratorConfig, SampleConfig, entropy
 
@@ -102,7 +102,8 @@ def start_pythia(settings: tuple[str, ...], ecm_gev: float, seed: int) -> Any:
         seed: From 1 to 900000000.
 
     Raises:
-        UserError: If Pythia is not installed, or rejects a setting or the combination of all.
+        MissingExtraError: If Pythia is not installed.
+        UserError: If it rejects a setting or the combination of all.
     """
     pythia = _pythia_module().Pythia("", False)
     for setting in (*COMMON_SETTINGS, f"Beams:eCM = {ecm_gev}", f"Random:seed = {seed}", *settings):
@@ -162,5 +163,5 @@ def _pythia_module() -> ModuleType:
     try:
         import pythia8mc
     except ModuleNotFoundError as error:
-        raise UserError("simulation needs Pythia 8; install it with: pip install 'distjet[simulation]'") from error
+        raise MissingExtraError("simulation needs Pythia 8", "simulation") from error
     return pythia8mc

@@ -338,6 +338,9 @@ class TestInputs:
     def test_a_pattern_without_a_match_is_named(self, tmp_path):
         with pytest.raises(ConfigError, match=r"no file matches '.*nothing\*\.root' \(sample qcd\)"):
             run(tmp_path / "out", {"qcd": str(tmp_path / "nothing*.root")})
+        (tmp_path / "ntuples").mkdir()
+        with pytest.raises(ConfigError, match=r"\(sample qcd\), did you mean '.*/ntuples'"):
+            run(tmp_path / "out", {"qcd": str(tmp_path / "ntuplez" / "*.root")})
 
     def test_a_file_listed_twice_is_refused(self, ntuples, tmp_path):
         with pytest.raises(ConfigError, match="listed twice"):

@@ -147,6 +147,7 @@ def test_a_handful_of_jets_gives_a_report_without_headline_numbers(tmp_path, mak
     assert metrics["energy_response"]["calibrated"]["num_bins"] == 0
     assert metrics["energy_response"]["calibrated"]["max_abs_bias"] is None
     assert "No bin holds enough jets" in (tmp_path / "out" / "report.html").read_text()
+    assert "No bin holds enough jets" in str(text_table(metrics).caption)
     assert not (tmp_path / "out" / "plots").exists()
 
 
