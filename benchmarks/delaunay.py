@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from scipy.spatial import Delaunay, cKDTree
 
-from distjet.dataset.delaunay import delaunay_edges
-from distjet.dataset.edges import Edges
-from distjet.dataset.grid import GRID
-from distjet.dataset.neighbours import knn_edges, radius_edges
+from distjet.dataset.graphs.delaunay import delaunay_edges
+from distjet.dataset.graphs.edges import Edges
+from distjet.dataset.graphs.grid import GRID
+from distjet.dataset.graphs.neighbours import knn_edges, radius_edges
 
 SPREAD = 0.25
 "Standard deviation of the points in eta and phi."

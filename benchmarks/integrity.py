@@ -40,9 +40,9 @@ import torch
 from benchmarks import jets
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS
-from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import UserError
 from distjet.execution import in_process
 

@@ -19,7 +19,7 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 
 TREE = "tree"
 NUM_CLASSES = 10

@@ -45,12 +45,12 @@ import torch
 import yaml
 
 from benchmarks import jets
-from distjet.dataset.lanes import LanePlan, Lanes, cut_equal_rows
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.pipeline import Counters
 from distjet.dataset.prepare import prepare
-from distjet.dataset.settings import CacheConfig
-from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.dataset.streaming.lanes import LanePlan, Lanes, cut_equal_rows
+from distjet.dataset.streaming.pipeline import Counters
+from distjet.dataset.streaming.settings import CacheConfig
+from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.execution import in_process
 from distjet.nn.normalise import Standardise
 from distjet.ranks import SINGLE

@@ -72,7 +72,9 @@ def run_verb(verb: str, arguments: list[str] | None = None, *, verbose: bool = F
     except UserError as error:
         sys.stderr.write(f"distjet {verb}: error: {error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         hint = "" if verb in ABOUT_DATASETS else "; the same command continues"
         sys.stderr.write(f"distjet {verb}: interrupted{hint}\n")
         raise SystemExit(128 + signal.SIGINT) from None
@@ -128,6 +130,11 @@ def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:
             raise
         sys.stderr.write(f"distjet {verb}: {error}\n")
         raise SystemExit(code) from None
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an exception; compiled modules turn it into an ImportError while they are imported."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__))
 
 
 def _set_up_logging(verbose: bool) -> None:

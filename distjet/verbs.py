@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 import distjet
 from distjet.cluster.settings import TasksConfig
 from distjet.config import Config, load
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.evaluation.config import ResponseConfig
 from distjet.run_directory import IDENTITY_FILE, claim, locked, read_json, write_atomically
 from distjet.simulation.samples import SimulateConfig

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from distjet.dataset.batch import GraphBatch
+from distjet.dataset.streaming.batch import GraphBatch
 
 NUM_NODE, NUM_GRAPH = 5, 3
 

@@ -7,7 +7,7 @@ import pytest
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.execution import in_process
 from tests.dataset.files import PROJECT, write_ntuple
 from tests.ntuples import toy_jets

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numba import njit
 
-from distjet.dataset.edges import MAX_NODES
-from distjet.dataset.grid import MAX_COORDINATE, in_range
-from distjet.dataset.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Recipe
+from distjet.dataset.graphs.edges import MAX_NODES
+from distjet.dataset.graphs.grid import MAX_COORDINATE, in_range
+from distjet.dataset.recipes.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Recipe
+from distjet.dataset.recipes.scope import Scope
 from distjet.dataset.schema import ColumnSpec
-from distjet.dataset.scope import Scope
 
 LISTED_JETS = 100
 "Of a range of entries that are named for one reason; this bounds what a run has to remember."

@@ -25,7 +25,7 @@ import distjet
 from distjet.dataset.fingerprint import total, totals_by_sample
 from distjet.dataset.manifest import FILE_NAME, SCHEMA_VERSION, Manifest, seal
 from distjet.dataset.plan import INPUTS, WORK, InputFile
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS, ColumnSpec
 from distjet.dataset.statistics import Summary
 from distjet.errors import ConfigError, DataError

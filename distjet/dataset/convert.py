@@ -20,18 +20,18 @@ import pyarrow as pa
 
 from distjet.config import validate
 from distjet.dataset import hashing
-from distjet.dataset.association import open_scope
 from distjet.dataset.checks import LISTED_JETS, find_bad_jets
-from distjet.dataset.definitions import required_branches
-from distjet.dataset.expressions import Level
 from distjet.dataset.fingerprint import add_up, as_text, row_hashes
-from distjet.dataset.recipe import CUT_EMPTY_GRAPH, CUT_UNMATCHED, Recipe
-from distjet.dataset.root import Ragged, read_branches
+from distjet.dataset.reading.root import Ragged, read_branches
+from distjet.dataset.reading.sources import Source
+from distjet.dataset.recipes.association import open_scope
+from distjet.dataset.recipes.definitions import required_branches
+from distjet.dataset.recipes.expressions import Level
+from distjet.dataset.recipes.recipe import CUT_EMPTY_GRAPH, CUT_UNMATCHED, Recipe
+from distjet.dataset.recipes.scope import Scope
 from distjet.dataset.rows import evaluate_columns, evaluate_key, identify, make_table
 from distjet.dataset.schema import SPLITS, ColumnSpec, dataset_columns
-from distjet.dataset.scope import Scope
 from distjet.dataset.shards import SHARD_VERSION, ShardStyle, is_whole, write_shard
-from distjet.dataset.sources import Source
 from distjet.dataset.spills import PackedRows, Places, RowLayout, pack_rows, write_spill
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from distjet.config import nearest_path
-from distjet.dataset.checksums import URL_MARK, absolute
-from distjet.dataset.recipe import PrepareConfig
-from distjet.dataset.remote import list_files
+from distjet.dataset.reading.checksums import URL_MARK, absolute
+from distjet.dataset.reading.remote import list_files
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import ConfigError
 
 LIST_SUFFIX = ".txt"

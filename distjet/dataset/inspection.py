@@ -13,7 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from distjet.dataset.recipe import FULL_BITS
+from distjet.dataset.recipes.recipe import FULL_BITS
 
 NARROWEST, WIDE = 100, 140
 "Columns of a terminal: the page is laid out for at least the first, and shows all quantiles from the second."

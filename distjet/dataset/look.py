@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distjet.dataset.checksums import Checksum
-from distjet.dataset.root import as_data_error, describe_file
-from distjet.dataset.sources import Source, examine, stamp
+from distjet.dataset.reading.checksums import Checksum
+from distjet.dataset.reading.root import as_data_error, describe_file
+from distjet.dataset.reading.sources import Source, examine, stamp
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
 

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from distjet.config import did_you_mean
-from distjet.dataset.association import open_scope
-from distjet.dataset.checksums import URL_MARK, read_catalogue
 from distjet.dataset.convert import Fates, apply_cuts
-from distjet.dataset.definitions import jet_definitions, required_branches
 from distjet.dataset.inputs import find_files
 from distjet.dataset.look import LookTask, look
-from distjet.dataset.ragged import BranchType, Ragged, empty
-from distjet.dataset.recipe import PrepareConfig, Recipe
+from distjet.dataset.reading.checksums import URL_MARK, read_catalogue
+from distjet.dataset.reading.ragged import BranchType, Ragged, empty
+from distjet.dataset.reading.sources import Source
+from distjet.dataset.recipes.association import open_scope
+from distjet.dataset.recipes.definitions import jet_definitions, required_branches
+from distjet.dataset.recipes.recipe import PrepareConfig, Recipe
 from distjet.dataset.rows import evaluate_columns, identify
 from distjet.dataset.schema import dataset_columns
-from distjet.dataset.sources import Source
 from distjet.errors import ConfigError, UserError
 from distjet.execution import Execute
 from distjet.run_directory import identity_hash, read_json, write_json

@@ -18,13 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distjet.dataset.checksums import read_catalogue
 from distjet.dataset.commit import QUARANTINE, Result, commit, finish_folder
 from distjet.dataset.convert import ConvertTask, DirectShards, convert, count_jets
 from distjet.dataset.inputs import find_files
 from distjet.dataset.manifest import FILE_NAME, Manifest
 from distjet.dataset.plan import WORK, InputFile, Plan, forgetting_copies, plan_inputs
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.reading.checksums import read_catalogue
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS, ColumnSpec, dataset_columns
 from distjet.dataset.shards import ShardStyle, ShardTask, build_shard, count_rows
 from distjet.errors import ConfigError, DataError

@@ -8,7 +8,7 @@ by more than 1/2048 of itself. Nothing becomes infinite: what would round up bey
 import numpy as np
 from numba import njit
 
-from distjet.dataset.recipe import FULL_BITS
+from distjet.dataset.recipes.recipe import FULL_BITS
 
 _EXPONENT = np.uint32(0x7F800000)
 

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from distjet.dataset.checks import NODE_ROLES
-from distjet.dataset.definitions import column_formulas
-from distjet.dataset.edges import encode_edges
-from distjet.dataset.expressions import Level
-from distjet.dataset.graphs import build_edges
+from distjet.dataset.graphs.build import build_edges
+from distjet.dataset.graphs.edges import encode_edges
 from distjet.dataset.hashing import text_key
-from distjet.dataset.recipe import Recipe
+from distjet.dataset.recipes.definitions import column_formulas
+from distjet.dataset.recipes.expressions import Level
+from distjet.dataset.recipes.recipe import Recipe
+from distjet.dataset.recipes.scope import Scope
 from distjet.dataset.rounding import round_mantissa
 from distjet.dataset.schema import ColumnSpec, arrow_schema
-from distjet.dataset.scope import Scope
 from distjet.errors import ConfigError, DataError
 
 AXES = ("delta_eta", "delta_phi")

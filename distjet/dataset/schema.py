@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from distjet.dataset.expressions import parse
-from distjet.dataset.features import COMPONENTS, FEATURES
-from distjet.dataset.recipe import FULL_BITS, JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
+from distjet.dataset.recipes.expressions import parse
+from distjet.dataset.recipes.features import COMPONENTS, FEATURES
+from distjet.dataset.recipes.recipe import FULL_BITS, JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
 
 Role = Literal["identifier", "weight", "size", "p4", "node", "edge", "jet", "graph", "target", "label", "spectator"]
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distjet.dataset import hashing
-from distjet.dataset.edges import Edges, decode_edges
 from distjet.dataset.fingerprint import column_values, row_hashes, sums_by_sample, total, totals_by_sample
+from distjet.dataset.graphs.edges import Edges, decode_edges
 from distjet.dataset.manifest import Manifest, Shard
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS, arrow_schema
 from distjet.dataset.shards import file_hash, graph_sizes, key_range
 from distjet.dataset.statistics import Summary

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from distjet.dataset.edges import num_edges
 from distjet.dataset.fingerprint import row_hashes, sums_by_sample, total, totals_by_sample
+from distjet.dataset.graphs.edges import num_edges
 from distjet.dataset.schema import SPLITS, ColumnSpec, arrow_schema, columns_from_manifest
 from distjet.dataset.spills import PackedRows, RowLayout, leave_memory, read_spills, unpack_rows
 from distjet.dataset.statistics import Summary

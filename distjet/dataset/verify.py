@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from distjet.config import validate
-from distjet.dataset.checksums import XXH3_128, Hasher
 from distjet.dataset.commit import NO_ROWS, dataset_fingerprint, describe_training_rows
 from distjet.dataset.fingerprint import total, totals_by_sample
 from distjet.dataset.manifest import FILE_NAME, Manifest, repair_hint
-from distjet.dataset.recipe import PrepareConfig
-from distjet.dataset.remote import BLOCK_BYTES
+from distjet.dataset.reading.checksums import XXH3_128, Hasher
+from distjet.dataset.reading.remote import BLOCK_BYTES
+from distjet.dataset.reading.sources import Source, stamp
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.schema import SPLITS
 from distjet.dataset.shard_check import ShardCheck, check_shard
 from distjet.dataset.shards import file_hash
-from distjet.dataset.sources import Source, stamp
 from distjet.errors import ConfigError, DataError
 from distjet.execution import Execute
 

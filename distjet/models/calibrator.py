@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distjet.dataset.batch import GraphBatch
+from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.configs import CorrectionConfig
 from distjet.nn.four_vectors import JetKinematics, sum_constituents
 from distjet.nn.normalise import Standardise

@@ -10,7 +10,7 @@ Reference:
 import torch
 from torch import Tensor, nn
 
-from distjet.dataset.batch import GraphBatch
+from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.configs import ConstituentGnnConfig
 from distjet.models.network import InputSpec
 from distjet.nn.edge_attention import EdgeAttentionBlock

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distjet.config import import_path
-from distjet.dataset.batch import GraphBatch
+from distjet.dataset.streaming.batch import GraphBatch
 from distjet.errors import ConfigError
 from distjet.models.configs import PygNetworkConfig
 from distjet.models.network import InputSpec

@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from distjet.config import validate
-from distjet.dataset.batch import GraphBatch
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.dataset.streaming.batch import GraphBatch
+from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import DataError
 from distjet.models.calibrator import Calibrated, ConstituentCalibrator
 from distjet.nn.four_vectors import JetKinematics, rapidity_of, sum_constituents

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from distjet.dataset.batch import GraphBatch
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.dataset.streaming.batch import GraphBatch
+from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import UserError
 from distjet.ranks import RankInfo
 from distjet.run_directory import write_json

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from distjet.config import Config, component_type
-from distjet.dataset.settings import ReadConfig
+from distjet.dataset.streaming.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig

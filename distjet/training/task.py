@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distjet.config import implementation
-from distjet.dataset.batch import GraphBatch
 from distjet.dataset.manifest import Manifest
+from distjet.dataset.streaming.batch import GraphBatch
 from distjet.errors import ConfigError
 from distjet.models.calibrator import NUM_OUTPUTS, Calibrated, ConstituentCalibrator
 from distjet.models.configs import MODELS

@@ -6,8 +6,8 @@ The weights are tables made from the histograms of the manifest, and stand on th
 import torch
 from torch import Tensor
 
-from distjet.dataset.batch import JET_COLUMNS, GraphBatch
 from distjet.dataset.manifest import Manifest
+from distjet.dataset.streaming.batch import JET_COLUMNS, GraphBatch
 from distjet.dataset.weights import BinnedWeights, flattening_weights, pt_mass_weights
 from distjet.training.settings import WeightingConfig
 

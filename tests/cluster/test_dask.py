@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from distjet.cluster.dask import FEWEST_TASKS, executor
 from distjet.cluster.settings import TasksConfig
 from distjet.config import load
-from distjet.errors import ConfigError, UserError
+from distjet.errors import ConfigError, MissingExtraError, UserError
 from distjet.execution import in_process
 
 
@@ -96,7 +96,10 @@ def test_results_are_counted_for_the_progress(caplog: pytest.LogCaptureFixture) 
 def test_a_report_without_bokeh_is_refused_before_the_work(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "bokeh", None)
     config = TasksConfig.model_validate({key: True if key == "dashboard" else tmp_path / "report.html"})
-    with pytest.raises(ConfigError, match=rf"tasks\.{key} needs bokeh: pip install 'distjet\[report\]'"), executor(config):
+    with (
+        pytest.raises(MissingExtraError, match=rf"tasks\.{key} needs bokeh: pip install 'distjet\[report\]'"),
+        executor(config),
+    ):
         pass
 
 

@@ -21,7 +21,7 @@ from distjet.cluster import jobqueue
 from distjet.cluster.dask import executor
 from distjet.cluster.settings import TasksConfig
 from distjet.config import load
-from distjet.errors import ConfigError
+from distjet.errors import ConfigError, MissingExtraError
 from tests.dataset.files import PROJECT, random_ntuple, run, write_ntuple
 
 SLURM = {
@@ -215,7 +215,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         jobqueue.make_cluster(configure("slurm", extra={"walltme": "1:00"}))
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    with pytest.raises(ConfigError, match=r"needs dask-jobqueue: pip install 'distjet\[jobqueue\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs dask.jobqueue: pip install 'distjet\[jobqueue\]'"):
         jobqueue.make_cluster(configure("slurm"))
 
 

@@ -17,7 +17,7 @@ import torch
 from distjet.cluster.train import _use_gpu, train
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import ConfigError, UserError
 from distjet.ranks import RankInfo
 from distjet.run_directory import claim, read_json

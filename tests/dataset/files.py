@@ -14,7 +14,7 @@ import uproot
 from distjet.config import load
 from distjet.dataset.manifest import FILE_NAME, Manifest, seal
 from distjet.dataset.prepare import prepare
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.execution import in_process
 from distjet.run_directory import write_json
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distjet.dataset.edges import Edges, encode_edges
+from distjet.dataset.graphs.edges import Edges, encode_edges
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.schema import ColumnSpec, arrow_schema
 

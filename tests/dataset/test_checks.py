@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distjet.dataset.checks import LISTED_JETS, SHORTFALL, falls_short
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.rounding import round_mantissa
 from distjet.errors import DataError
 from distjet.execution import in_process

@@ -11,8 +11,8 @@ import xxhash
 from distjet.dataset import hashing
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
-from distjet.dataset.recipe import PrepareConfig
-from distjet.dataset.root import NO_UUID, describe_file, read_branches
+from distjet.dataset.reading.root import NO_UUID, describe_file, read_branches
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import ConfigError, DataError
 from distjet.execution import in_process
 from tests.dataset.files import read_all

@@ -11,8 +11,8 @@ import pytest
 import uproot
 import xxhash
 
-from distjet.dataset.checksums import Adler32, Checksum, Hasher, read_catalogue
 from distjet.dataset.inputs import find_files, folder_name
+from distjet.dataset.reading.checksums import Adler32, Checksum, Hasher, read_catalogue
 from distjet.errors import ConfigError, DataError
 from tests.dataset.files import TREE, configure, random_ntuple, run, shard_bytes, write_ntuple
 

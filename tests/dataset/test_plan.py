@@ -11,15 +11,15 @@ import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distjet.dataset import ttree
-from distjet.dataset.byte_source import LocalFile
 from distjet.dataset.convert import ConvertTask, convert
 from distjet.dataset.look import LookTask, look
 from distjet.dataset.plan import InputFile
 from distjet.dataset.prepare import prepare
-from distjet.dataset.recipe import PrepareConfig
-from distjet.dataset.root import describe_file, read_branches
-from distjet.dataset.sources import Source, stamp
+from distjet.dataset.reading import ttree
+from distjet.dataset.reading.byte_source import LocalFile
+from distjet.dataset.reading.root import describe_file, read_branches
+from distjet.dataset.reading.sources import Source, stamp
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import DataError
 from distjet.execution import in_process
 from tests.dataset.files import TREE, configure, random_ntuple, read_all, run, shard_bytes, write_ntuple

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.recipe import Recipe
+from distjet.dataset.recipes.recipe import Recipe
 from distjet.dataset.rounding import round_mantissa
 from tests.dataset.files import configure, identities, read_all, run
 

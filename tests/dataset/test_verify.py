@@ -16,9 +16,9 @@ import pytest
 from distjet.cli import run_verb
 from distjet.dataset import verify as verify_module
 from distjet.dataset.commit import dataset_fingerprint
-from distjet.dataset.edges import num_edges
+from distjet.dataset.graphs.edges import num_edges
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.recipe import PrepareConfig
+from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.dataset.shard_check import ShardCheck, check_shard
 from distjet.dataset.shards import file_hash
 from distjet.dataset.verify import differences, verify

@@ -6,7 +6,7 @@ import torch
 
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.stream import JetStream, StreamConfig
+from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import ConfigError
 from distjet.training.settings import TrainConfig
 from distjet.training.task import CalibrationTask

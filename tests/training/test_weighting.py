@@ -9,7 +9,7 @@ import torch
 
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
-from distjet.dataset.stream import JetStream
+from distjet.dataset.streaming.stream import JetStream
 from distjet.dataset.weights import flattening_weights
 from distjet.errors import ConfigError
 from distjet.training.settings import TrainConfig, WeightingConfig

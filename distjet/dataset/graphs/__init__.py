@@ -1,0 +1,1 @@
+"""What connects the constituents of a jet, and how is it stored?"""

@@ -1,0 +1,1 @@
+"""Which files are inputs, are they what they should be, and what is in their branches?"""

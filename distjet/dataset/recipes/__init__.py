@@ -1,0 +1,1 @@
+"""What does a recipe mean: which branches become which columns?"""

@@ -1,0 +1,1 @@
+"""How does a dataset become batches of tensors, for any number of ranks?"""
