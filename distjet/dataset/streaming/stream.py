@@ -115,8 +115,10 @@ class JetStream:
         """Continue where `state` was taken, on any number of ranks.
 
         Raises:
-            ConfigError: If the state belongs to another dataset or order, or names a step that no epoch has.
+            ConfigError: If the state is none, belongs to another dataset or order, or names a step that no epoch has.
         """
+        if (found := set(state)) != (fields := {field.name for field in dataclasses.fields(StreamState)}):
+            raise ConfigError(f"a stream's state has {sorted(fields)}, this one has {sorted(found)}")
         wanted = StreamState(**state)
         mine = dataclasses.replace(wanted, plan=self.plan, seed=self.seed)
         if wanted != mine:

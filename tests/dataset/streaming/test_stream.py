@@ -182,6 +182,9 @@ def test_a_state_at_either_end_of_an_epoch_is_a_position_and_beyond_them_is_none
     assert list(other) == []
     assert (other.epoch, other.step) == (1, 0)
     assert [identities(batch) for batch in other] == global_batches(toy_dataset, 1, epoch=1)
+    for broken in ({"step": 1}, state | {"rank": 1}):
+        with pytest.raises(ConfigError, match=r"a stream's state has \['epoch', 'plan', 'seed', 'step'\], this one has"):
+            other.load_state_dict(broken)
     for wrong in ({"step": len(stream) + 1}, {"step": -1}, {"epoch": -1}):
         with pytest.raises(ConfigError, match=f"is no position in epochs of {len(stream)} steps"):
             other.load_state_dict(state | wrong)
