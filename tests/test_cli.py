@@ -90,7 +90,9 @@ def test_a_server_that_does_not_answer_is_one_message(tmp_path: Path) -> None:
 
 def test_an_interrupted_verb_says_how_it_continues(tmp_path: Path) -> None:
     arguments = ["conf/simulation/tiny.yaml", f"output={tmp_path}", "tasks.scheduler=in_process"]
-    command = [sys.executable, "-c", "from distjet.cli import main; main()", "simulate", *arguments]
+    # a job in the background ignores the signal, a terminal does not
+    as_in_a_terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{as_in_a_terminal}; from distjet.cli import main; main()", "simulate", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=PROJECT) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / IDENTITY_FILE).exists() and time.monotonic() < deadline:

@@ -74,6 +74,14 @@ def test_the_progress_can_be_switched_off_in_yaml() -> None:
 
 @pytest.mark.integration
 def test_an_interrupt_of_the_terminal_does_not_reach_the_workers() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        check_handlers()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def check_handlers() -> None:
     with executor(TasksConfig(num_workers=1, progress="off")) as execute:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         [(_, result)] = execute(handler_of_interrupts, [None], description="look")
