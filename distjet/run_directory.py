@@ -1,7 +1,8 @@
 """What does a run leave on disk, and how does the same command find it again?
 
 A run's identity is the hash of its configuration without resources and paths, so the same science on other hardware is the
-same run. Files appear under their final name only when complete: written beside it, synced, renamed.
+same run. Files appear under their final name only when complete: on a file system written beside it, synced, renamed; on an
+object store by one request, which has the same effect. This is the one module that knows the difference when it writes.
 """
 
 import errno
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from distjet.errors import ConfigError, DiskFullError
+from distjet.lease import leased
+from distjet.storage import is_remote, put, put_file
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +39,20 @@ NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    content = data.encode() if isinstance(data, str) else data
+    if is_remote(path):
+        put(path, content)
+        return
     with appearing_whole(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(content)
 
 
 @contextmanager
 def appearing_whole(path: Path, *, only_once: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it becomes `path` when the block ends, synced and in one go.
+    """Give a temporary local path to write to; it becomes `path` when the block ends, synced and in one go.
 
-    If the block raises, the temporary file is removed and `path` stays what it was.
+    It lies beside `path`, or for an object store among this machine's temporary files (TMPDIR). If the block raises, the
+    temporary file is removed and `path` stays what it was.
 
     Args:
         path: Where the file is to appear.
@@ -52,6 +61,11 @@ def appearing_whole(path: Path, *, only_once: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: If `only_once` and there is a file with another content.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="distjet-") as folder:
+            yield (temporary := Path(folder, path.name))
+            _upload(temporary, path, only_once=only_once)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -80,6 +94,14 @@ def _sync_names(folder: Path) -> None:
         _sync(folder)
     except OSError as error:
         if error.errno not in NOT_OFFERED:
+            raise
+
+
+def _upload(temporary: Path, path: Path, *, only_once: bool) -> None:
+    try:
+        put_file(temporary, path, only_once=only_once)
+    except FileExistsError:
+        if path.read_bytes() != temporary.read_bytes():
             raise
 
 
@@ -187,9 +209,11 @@ def naming_a_full_disk(output: Path, needed: Callable[[], str] = str) -> Iterato
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        space = shutil.disk_usage(output if output.is_dir() else output.parent)
+        folder = Path(tempfile.gettempdir()) if is_remote(output) else output if output.is_dir() else output.parent
+        space = shutil.disk_usage(folder)
         hint = "What is finished is kept: make room, and run the same command again."
-        left = f"{in_megabytes(space.free)} of {in_megabytes(space.total)} are left there"
+        where = f"in {folder}" if is_remote(output) else "there"
+        left = f"{in_megabytes(space.free)} of {in_megabytes(space.total)} are left {where}"
         raise DiskFullError(f"{output} cannot be written to: {error}; {left}{needed()}. {hint}") from error
 
 
@@ -206,7 +230,7 @@ def locked(output: Path) -> Iterator[None]:
         ConfigError: If another process is writing there, or nobody can.
         DiskFullError: If the disk is full, whoever finds it so in the block.
     """
-    with naming_a_full_disk(output), _locked(output):
+    with naming_a_full_disk(output), leased(output) if is_remote(output) else _locked(output):
         yield
 
 

@@ -1,5 +1,7 @@
 """Fixtures that several rooms share: a dataset of toy jets, made once by the real `prepare`."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.execution import in_process
+from distjet.run_directory import identity_hash
 from tests.dataset.files import PROJECT, write_ntuple
 from tests.ntuples import toy_jets
 
@@ -21,6 +24,38 @@ def make_dataset(folder: Path, num_jets: int, *overrides: str) -> Manifest:
     config = load(PrepareConfig, [PROJECT / "conf/dataset/distjet.yaml"], [*places, *overrides])
     prepare(config, in_process)
     return Manifest.load(folder / "dataset")
+
+
+SECRET = "the-secret-of-the-store"
+"What must stand in no file and no log."
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """An object store on this machine that speaks S3; gives the URL of an empty bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # which logs each request
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    environment = {
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        files = pytest.importorskip("s3fs").S3FileSystem(use_listings_cache=False)
+        files.mkdir("distjet")
+        yield "s3://distjet"
+        files.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(store: str, request: pytest.FixtureRequest) -> str:
+    """A folder of one test's own in the object store."""
+    return f"{store}/{identity_hash({'test': request.node.nodeid})}"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ killed while it does so leaves a dataset, and the same command tidies the rest.
 import json
 import logging
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from distjet.dataset.schema import SPLITS, ColumnSpec
 from distjet.dataset.statistics import Summary
 from distjet.errors import ConfigError, DataError
 from distjet.run_directory import IDENTITY_FILE, is_temporary, write_atomically, write_json_once
+from distjet.storage import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def commit(config: PrepareConfig, result: Result) -> Manifest:
         raise ConfigError(
             f"{config.output}: meanwhile another run has finished another dataset there, which stays; choose another output=..."
         ) from error
-    finish_folder(manifest)
+    finish_folder(config, manifest)
     return Manifest.load(config.output)
 
 
@@ -95,7 +95,7 @@ def _describe(config: PrepareConfig, result: Result, shards: Shards) -> dict[str
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": dataset_fingerprint(config, result.columns, shards),
-        "content": conserved_content(config.output, result.converted, records),
+        "content": conserved_content(config.hidden, result.converted, records),
         "created_with": {"distjet": distjet.__version__, "pyarrow": pyarrow.__version__, "uproot": uproot.__version__},
         "config": config.model_dump(mode="json"),
         "columns": [column.as_dict() for column in result.columns],
@@ -112,7 +112,7 @@ def _describe(config: PrepareConfig, result: Result, shards: Shards) -> dict[str
 
 
 def conserved_content(
-    output: Path, converted: Sequence[tuple[InputFile, dict[str, Any]]], shard_records: Sequence[dict[str, Any]]
+    hidden: Path, converted: Sequence[tuple[InputFile, dict[str, Any]]], shard_records: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Compare the fingerprints of the rows of each sample before and after the shuffle.
 
@@ -129,7 +129,7 @@ def conserved_content(
         if found != expected:
             raise RuntimeError(
                 f"the rows of sample {name!r} changed between the passes: fingerprint {expected} converted, {found} in shards; "
-                f"remove {output / WORK} and run the same command again"
+                f"remove {hidden / WORK} and run the same command again"
             )
     return {"total": total(before.values()), "samples": before}
 
@@ -163,15 +163,18 @@ def describe_training_rows(
     return whole.describe(classes)
 
 
-def finish_folder(manifest: Manifest) -> None:
+def finish_folder(config: PrepareConfig, manifest: Manifest) -> None:
     """Write the configuration beside the manifest; remove the spills, and what killed runs of ours have left."""
     text = OmegaConf.to_yaml(OmegaConf.create(manifest.content["config"]))
     if not (manifest.path / CONFIG).is_file() or (manifest.path / CONFIG).read_text() != text:
         write_atomically(manifest.path / CONFIG, text)
     for path in list(_leftovers(manifest)):
         path.unlink(missing_ok=True)
-    for name in (INPUTS, WORK):
-        shutil.rmtree(manifest.path / name, ignore_errors=True)
+    for folder in {manifest.path, config.hidden}:
+        for name in (INPUTS, WORK):
+            remove_tree(folder / name)
+    if config.work is not None:
+        remove_tree(config.hidden)
 
 
 def _leftovers(manifest: Manifest) -> Iterator[Path]:

@@ -35,9 +35,10 @@ from distjet.dataset.shards import SHARD_VERSION, ShardStyle, is_whole, write_sh
 from distjet.dataset.spills import PackedRows, Places, RowLayout, pack_rows, write_spill
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
+from distjet.storage import as_location, within
 
-SPILL_VERSION = 4
-"Raised when the content of a spill changes for the same task."
+SPILL_VERSION = 5
+"Raised when the content of a spill or its record changes for the same task."
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ConvertTask:
         inputs = asdict(self) | {"work": "", "source": self.source.identity()}
         if self.direct is not None:
             inputs["direct"] = asdict(self.direct) | {"output": "", "shard_version": SHARD_VERSION}
-        return Path(self.work) / f"rows-{identity_hash(inputs | {'version': SPILL_VERSION})}"
+        return as_location(self.work) / f"rows-{identity_hash(inputs | {'version': SPILL_VERSION})}"
 
 
 class Quarantined(NamedTuple):
@@ -160,7 +161,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     """Write the spill of a range of entries, or its shards.
 
     Returns:
-        The record: `spill` (path) and `size_bytes`, or `shards` {split: record as of `build_shard`}; `content` (fingerprint of
+        The record: `spill` (name) and `size_bytes`, or `shards` {split: record as of `build_shard`}; `content` (fingerprint of
         the rows), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets}, `quarantined` (jets; as
         `bad_jets` [(entry, jet_index, reason)] and `unlisted` {reason: jets}); or `error` (why the file cannot be used).
     """
@@ -200,14 +201,13 @@ def count_jets(record: Mapping[str, Any]) -> dict[str, int]:
 def _is_there(task: ConvertTask, record: dict[str, Any]) -> bool:
     """Tell whether what a record describes is still there."""
     if task.direct is None:
-        spill = Path(record["spill"])
+        spill = within(as_location(task.work), record["spill"])
         return spill.exists() and spill.stat().st_size == record["size_bytes"]
-    return all(is_whole(Path(task.direct.output), made["shard"]) for made in record["shards"].values())
+    return all(is_whole(as_location(task.direct.output), made["shard"]) for made in record["shards"].values())
 
 
 def _write_spill(path: Path, packed: PackedRows) -> dict[str, Any]:
-    write_spill(path, packed)
-    return {"spill": str(path), "size_bytes": path.stat().st_size}
+    return {"spill": path.name, "size_bytes": write_spill(path, packed)}
 
 
 def _write_shards(task: ConvertTask, packed: PackedRows) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _write_shards(task: ConvertTask, packed: PackedRows) -> dict[str, Any]:
         rows = PackedRows(packed.records[packed.records[".split"] == number], packed.words)
         if len(rows.records):
             name = f"{split}/part-{direct.number:05d}.parquet"
-            shards[split] = write_shard(Path(direct.output), name, direct.style, rows, [task.sample])
+            shards[split] = write_shard(as_location(direct.output), name, direct.style, rows, [task.sample])
     return {"shards": shards}
 
 

@@ -18,6 +18,7 @@ from distjet.dataset.reading.checksums import URL_MARK, absolute
 from distjet.dataset.reading.remote import list_files
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import ConfigError
+from distjet.storage import check_url, without_secrets
 
 LIST_SUFFIX = ".txt"
 "No ROOT file ends so."
@@ -80,6 +81,7 @@ def _is_list(pattern: str) -> bool:
 
 def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> list[tuple[str, str]]:
     if URL_MARK in pattern:
+        _check_secrets(pattern, where)
         found = [(url, url) for url in list_files(pattern, config.remote.options_for(pattern))]
     else:
         files = [file for file in _local(Path(pattern).expanduser()) if not Path(file).is_dir()]
@@ -88,6 +90,14 @@ def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) ->
         near = "" if URL_MARK in pattern else nearest_path(_before_wildcards(Path(pattern).expanduser()))
         raise ConfigError(f"inputs: no file matches {pattern!r} ({where}){near}")
     return found
+
+
+def _check_secrets(url: str, where: str) -> None:
+    """Refuse a URL from a list that carries a secret; those of a configuration are refused when it is read."""
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise ConfigError(f"inputs: {without_secrets(url)} ({where}): {error}") from error
 
 
 def _before_wildcards(pattern: Path) -> Path:

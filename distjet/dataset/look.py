@@ -15,6 +15,7 @@ from distjet.dataset.reading.root import as_data_error, describe_file
 from distjet.dataset.reading.sources import Source, examine, stamp
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
+from distjet.storage import as_location
 
 LOOK_VERSION = 1
 "Raised when more is said about a file."
@@ -41,7 +42,7 @@ class LookTask:
     def record_path(self, source: Source) -> Path:
         """Return where the record stands of the file as it is now."""
         inputs = {"tree": self.tree, "branches": self.branches, "checksum": self.checksum and asdict(self.checksum)}
-        return Path(self.work) / f"look-{identity_hash(inputs | source.identity() | {'version': LOOK_VERSION})}.json"
+        return as_location(self.work) / f"look-{identity_hash(inputs | source.identity() | {'version': LOOK_VERSION})}.json"
 
 
 def look(task: LookTask) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What is in a dataset, and is it the one that was written?
 
-A folder without a manifest is not a dataset: the manifest is written last. Readers open exactly the shards that it names
-and never list the folder. Loading checks the manifest against the hash that it carries, and that each shard is there with its
-size; `distjet.dataset.verify` looks at every row.
+A folder without a manifest is not a dataset: the manifest is written last. Readers open exactly the shards that it names,
+each of which is a file in the folder of its split: a manifest that names others was changed by hand and is refused. Loading
+checks the manifest against the hash that it carries, and that each shard is there with its size; `distjet.dataset.verify`
+looks at every row.
 """
 
 import json
@@ -18,6 +19,7 @@ from distjet.config import nearest_path, unknown
 from distjet.dataset.schema import ColumnSpec, columns_from_manifest
 from distjet.errors import DataError
 from distjet.run_directory import IDENTITY_FILE
+from distjet.storage import as_location, is_remote, reaching, sizes_of_files, within
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
@@ -81,38 +83,23 @@ class Manifest:
         Raises:
             DataError: If there is no manifest, it is damaged or of another version, or a shard is missing or has another size.
         """
-        folder = Path(path)
-        file = folder / FILE_NAME
-        if not folder.is_dir():
-            raise DataError(f"dataset {folder} does not exist{nearest_path(folder)}")
-        if not file.is_file():
-            hint = "; `distjet prepare` did not finish there" if (folder / IDENTITY_FILE).exists() else ""
-            raise DataError(f"{folder} is not a dataset: it has no {FILE_NAME}{hint}")
-        try:
-            content = json.loads(file.read_text())
-            version = content.get("schema_version")
-        except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, or no mapping
-            raise DataError(f"{file} is damaged: {error}; {repair_hint(folder)}") from error
-        if version != SCHEMA_VERSION:
-            raise DataError(f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; {repair_hint(folder)}")
-        if missing := [name for name in SECTIONS if name not in content]:
-            raise DataError(f"{file} is damaged: it has no {', '.join(missing)}; {repair_hint(folder)}")
-        if (found := seal(content)["xxh3_128"]) != content["xxh3_128"]:
-            changed = f"it was changed, its hash is {found}, when it was written {content['xxh3_128']}"
-            raise DataError(f"{file} is damaged: {changed}; {repair_hint(folder)}")
-        manifest = cls(folder, content)
-        for problem in manifest.wrong_sizes() if check_shards else ():
-            raise DataError(f"{folder}: {problem}; {repair_hint(folder)}")
+        folder = as_location(path)
+        with reaching(folder):
+            manifest = cls(folder, _read(folder))
+            for split in manifest.content["shards"]:
+                manifest.shards(split)
+            for problem in manifest.wrong_sizes() if check_shards else ():
+                raise DataError(f"{folder}: {problem}; {repair_hint(folder)}")
         return manifest
 
     def wrong_sizes(self) -> Iterator[str]:
         """Say which shards are missing or have another size."""
         for split in self.content["shards"]:
+            sizes = sizes_of_files(self.path / split)
             for shard in self.shards(split):
-                file = self.path / shard.path
-                if not file.is_file():
+                if (size := sizes.get(shard.path.partition("/")[2])) is None:
                     yield f"shard {shard.path} is missing"
-                elif (size := file.stat().st_size) != shard.size_bytes:
+                elif size != shard.size_bytes:
                     yield f"shard {shard.path} has {size} bytes, the manifest says {shard.size_bytes}"
 
     @property
@@ -159,11 +146,14 @@ class Manifest:
         """Return the shards of a split in order.
 
         Raises:
-            DataError: If there is no such split.
+            DataError: If there is no such split, or a shard is not a file in the folder of the split.
         """
         if split not in self.content["shards"]:
             raise DataError(f"{self.path}: " + unknown("split", split, self.content["shards"]))
         found = self.content["shards"][split]
+        for shard in found:
+            if within(self.path, shard["path"]).parent != self.path / split:
+                raise DataError(f"{self.path / FILE_NAME}: shard {shard['path']!r} is not in the folder of split {split!r}")
         return tuple(Shard(**shard | {"row_groups": tuple(tuple(group) for group in shard["row_groups"])}) for shard in found)
 
     def num_rows(self, split: str) -> int:
@@ -191,3 +181,30 @@ class Manifest:
         if name not in known:
             raise DataError(f"{self.path}: " + unknown("histogram", name, known))
         return known[name]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Read the file and compare it with its hash.
+
+    Raises:
+        DataError: If it is absent, damaged or of another version.
+    """
+    file = folder / FILE_NAME
+    if not folder.is_dir():
+        raise DataError(f"dataset {folder} does not exist{'' if is_remote(folder) else nearest_path(folder)}")
+    if not file.is_file():
+        hint = "; `distjet prepare` did not finish there" if (folder / IDENTITY_FILE).exists() else ""
+        raise DataError(f"{folder} is not a dataset: it has no {FILE_NAME}{hint}")
+    try:
+        content = json.loads(file.read_text())
+        version = content.get("schema_version")
+    except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, or no mapping
+        raise DataError(f"{file} is damaged: {error}; {repair_hint(folder)}") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{file} has schema version {version}, this distjet reads {SCHEMA_VERSION}; {repair_hint(folder)}")
+    if missing := [name for name in SECTIONS if name not in content]:
+        raise DataError(f"{file} is damaged: it has no {', '.join(missing)}; {repair_hint(folder)}")
+    if (found := seal(content)["xxh3_128"]) != content["xxh3_128"]:
+        changed = f"it was changed, its hash is {found}, when it was written {content['xxh3_128']}"
+        raise DataError(f"{file} is damaged: {changed}; {repair_hint(folder)}")
+    return content

@@ -29,6 +29,7 @@ from distjet.dataset.schema import dataset_columns
 from distjet.errors import ConfigError, UserError
 from distjet.execution import Execute
 from distjet.run_directory import identity_hash, read_json, write_json
+from distjet.storage import is_remote, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -158,12 +159,18 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
 
 
 def _input_file(config: PrepareConfig, sample: str, path: str) -> InputFile:
-    return InputFile(Source.of(path, config.remote, config.output / INPUTS / COPIES), sample)
+    source = Source.of(path, config.remote, copies := config.hidden / INPUTS / COPIES)
+    if source.copies and is_remote(copies):
+        raise ConfigError(
+            f"inputs: {path} is to be copied to a folder that all workers see, which an output on an object store does not "
+            "have: set work=FOLDER on a shared file system, or remote=direct to read it where it lies"
+        )
+    return InputFile(source, sample)
 
 
 def _files_gone(config: PrepareConfig, files: Sequence[InputFile]) -> list[InputFile]:
     """Return the files that an earlier run has found and this one has not; keep a list of all for the next."""
-    record = config.output / INPUTS / f"found-{identity_hash({'inputs': config.identity()['inputs']})}.json"
+    record = config.hidden / INPUTS / f"found-{identity_hash({'inputs': config.identity()['inputs']})}.json"
     earlier = read_json(record) if record.exists() else {}
     found = {file.path: file.sample for file in files}
     if not earlier.keys() >= found.keys():
@@ -179,12 +186,12 @@ def _files_gone(config: PrepareConfig, files: Sequence[InputFile]) -> list[Input
 
 def _look_tasks(config: PrepareConfig, files: Sequence[InputFile], gone: Sequence[InputFile]) -> list[LookTask]:
     """Return a task for each file; a catalogue may also know those that are gone."""
-    tree, branches, work = config.recipe.tree, tuple(required_branches(config.recipe)), str(config.output / INPUTS)
+    tree, branches, work = config.recipe.tree, tuple(required_branches(config.recipe)), str(config.hidden / INPUTS)
     sources = {file.path: file.source for file in (*files, *gone)}
     catalogue = read_catalogue(config.checksums)
     for path in catalogue:
         if path not in sources:
-            raise ConfigError(f"checksums: {path} is not among the inputs{did_you_mean(path, sources)}")
+            raise ConfigError(without_secrets(f"checksums: {path} is not among the inputs{did_you_mean(path, sources)}"))
         if not sources[path].is_read_whole:
             raise ConfigError(f"checksums: {path} is not read as a whole with remote=direct; use remote=stage")
     return [LookTask(file.source, tree, branches, work, catalogue.get(file.path)) for file in files]

@@ -15,7 +15,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from distjet.dataset.commit import QUARANTINE, Result, commit, finish_folder
@@ -49,7 +48,8 @@ def prepare(config: PrepareConfig, execute: Execute) -> dict[str, Any]:
         DataError: If more was quarantined than is tolerated; quarantine.jsonl says what and why. Or if a shard is not there.
         DiskFullError: If there is no room; the same call continues when there is.
     """
-    config = config.model_copy(update={"output": config.output.absolute()})  # a worker may run in another folder
+    here = {"output": config.output.absolute(), "work": config.work and config.work.absolute()}
+    config = config.model_copy(update=here)  # a worker may run in another folder
     with naming_a_full_disk(config.output):
         claim(config.output, "prepare", config.identity())
         return _summary(_open_or_make(config, execute))
@@ -81,7 +81,7 @@ def _make(config: PrepareConfig, execute: Execute) -> Manifest:
 
 def _space_needed(config: PrepareConfig, files: Sequence[InputFile]) -> str:
     """Say how much the spills and the shards to come will take at most, judging by the spills that are there."""
-    spills = [path.stat().st_size for path in (config.output / WORK).glob("*.rows")]
+    spills = [path.stat().st_size for path in (config.hidden / WORK).glob("*.rows")]
     if not spills:
         return ""
     num_tasks = sum(len(list(file.ranges(config.entries_per_task))) for file in files if file.fate == "used")
@@ -99,7 +99,7 @@ def _finished(config: PrepareConfig) -> Manifest:
             f"{config.output} holds a dataset made from other files than the inputs match now; choose another output=..."
         )
     _warn_of_checksums(config, manifest)
-    finish_folder(manifest)
+    finish_folder(config, manifest)
     return manifest
 
 
@@ -134,7 +134,7 @@ def _convert_all(
             seed=config.seed,
             train=config.split.train,
             val=config.split.val,
-            work=str(config.output / WORK),
+            work=str(config.hidden / WORK),
             direct=DirectShards(output, number, style) if config.shuffle == "local" else None,
         )
         for number, (file, start, stop) in enumerate(owners)
@@ -227,10 +227,10 @@ def _shard_tasks(
     config: PrepareConfig, columns: Sequence[ColumnSpec], records: Sequence[tuple[InputFile, dict[str, Any]]], number: int
 ) -> list[ShardTask]:
     filled = [(file, record) for file, record in records if record["split_rows"][number]]
-    spills = [[Path(record["spill"]).name, file.sample] for file, record in filled]
+    spills = [[record["spill"], file.sample] for file, record in filled]
     rows = sum(record["split_rows"][number] for _, record in filled)
     spill_list = f"spills-{identity_hash({'spills': spills})}.json"
-    write_json(config.output / WORK / spill_list, spills)
+    write_json(config.hidden / WORK / spill_list, spills)
     num_shards = -(-rows // config.rows_per_shard)
     style = shard_style(config, columns)
     return [
@@ -241,7 +241,7 @@ def _shard_tasks(
             num_shards=num_shards,
             spills=spill_list,
             style=style,
-            work=str(config.output / WORK),
+            work=str(config.hidden / WORK),
         )
         for shard in range(num_shards)
     ]

@@ -24,6 +24,7 @@ from distjet.dataset.schema import SPLITS, arrow_schema
 from distjet.dataset.shards import file_hash, graph_sizes, key_range
 from distjet.dataset.statistics import Summary
 from distjet.errors import DataError
+from distjet.storage import local_copy
 
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 "What pyarrow raises for bytes that make no sense."
@@ -57,8 +58,9 @@ def check_shard(task: ShardCheck) -> dict[str, Any]:
     manifest = Manifest.load(task.dataset, check_shards=False)
     shard = manifest.shards(task.split)[task.number]
     checker = ShardChecker(manifest, task.split, shard)
-    if (manifest.path / shard.path).is_file():
-        checker.read()
+    if (path := manifest.path / shard.path).is_file():
+        with local_copy(path) as file:
+            checker.read(file)
     else:
         checker.problems.append("is missing")
     return {
@@ -149,9 +151,8 @@ class ShardChecker:
         self._largest_graph = 0
         self._last_row: list[np.ndarray] | None = None
 
-    def read(self) -> None:
+    def read(self, path: Path) -> None:
         """Check the file, each of its row groups, and their sums."""
-        path = self.manifest.path / self.shard.path
         self._compare("size in bytes", path.stat().st_size, self.shard.size_bytes)
         self._compare("hash", file_hash(path), self.shard.xxh3_128)
         try:

@@ -29,6 +29,7 @@ from distjet.dataset.schema import SPLITS, ColumnSpec, arrow_schema, columns_fro
 from distjet.dataset.spills import PackedRows, RowLayout, leave_memory, read_spills, unpack_rows
 from distjet.dataset.statistics import Summary
 from distjet.run_directory import appearing_whole, identity_hash, read_json, write_json
+from distjet.storage import as_location, is_remote, within
 
 SHARD_VERSION = 3
 "Raised when the bytes of a shard change for the same task."
@@ -95,7 +96,7 @@ class ShardTask:
     def record_path(self) -> Path:
         """Return where the record of this shard stands."""
         inputs = asdict(self) | {"version": SHARD_VERSION, "output": "", "work": ""}
-        return Path(self.work) / f"shard-{identity_hash(inputs)}.json"
+        return as_location(self.work) / f"shard-{identity_hash(inputs)}.json"
 
 
 def build_shard(task: ShardTask) -> dict[str, Any]:
@@ -105,14 +106,14 @@ def build_shard(task: ShardTask) -> dict[str, Any]:
         The record: `shard` as in the manifest, `content` (fingerprint of the rows of each sample), `repeated` (rows whose
         identity another row has), and `summary` (statistics of training rows; None in the other splits).
     """
-    record_path = task.record_path()
-    if record_path.exists() and is_whole(Path(task.output), (record := read_json(record_path))["shard"]):
+    record_path, output, work = task.record_path(), as_location(task.output), as_location(task.work)
+    if record_path.exists() and is_whole(output, (record := read_json(record_path))["shard"]):
         return record
-    spills = read_json(Path(task.work) / task.spills)
+    spills = read_json(work / task.spills)
     samples = sorted({sample for _, sample in spills})
-    files = [(Path(task.work) / name, samples.index(sample)) for name, sample in spills]
+    files = [(within(work, name), samples.index(sample)) for name, sample in spills]
     rows = read_spills(task.style.layout, files, SPLITS.index(task.split), *key_range(task.number, task.num_shards))
-    record = write_shard(Path(task.output), task.path, task.style, rows, samples)
+    record = write_shard(output, task.path, task.style, rows, samples)
     write_json(record_path, record)
     return record
 
@@ -124,7 +125,7 @@ def count_rows(record: Mapping[str, Any]) -> dict[str, int]:
 
 def is_whole(output: Path, shard: Mapping[str, Any]) -> bool:
     """Tell whether a shard is there as it was written."""
-    path = output / shard["path"]
+    path = within(output, shard["path"])
     return path.exists() and path.stat().st_size == shard["size_bytes"] and file_hash(path) == shard["xxh3_128"]
 
 
@@ -150,7 +151,9 @@ def write_shard(output: Path, name: str, style: ShardStyle, rows: PackedRows, sa
     summary = style.summary() if name.startswith("train/") else None
     starts = range(0, len(order), style.row_group_size)
     tables = (unpack_rows(style.layout, rows, order[start : start + style.row_group_size], samples) for start in starts)
-    groups = _write_row_groups(output / name, style, tables, summary)
+    with appearing_whole(output / name) as temporary:
+        groups = _write_row_groups(temporary, style, tables, summary)
+        size_bytes, digest = temporary.stat().st_size, file_hash(temporary)
     content = totals_by_sample(group.content for group in groups)
     counts = Counter(rows.records[".sample"].tolist())
     shard = {
@@ -161,11 +164,12 @@ def write_shard(output: Path, name: str, style: ShardStyle, rows: PackedRows, sa
         "edges": sum(group.edges for group in groups),
         "largest_graph": max((group.largest_graph for group in groups), default=0),
         "row_groups": [[group.rows, group.nodes, group.edges] for group in groups],
-        "size_bytes": (output / name).stat().st_size,
-        "xxh3_128": file_hash(output / name),
+        "size_bytes": size_bytes,
+        "xxh3_128": digest,
         "content": total(content.values()),
     }
-    leave_memory(output / name)
+    if not is_remote(output):
+        leave_memory(output / name)
     described = summary.as_dict() if summary is not None else None
     return {"shard": shard, "content": content, "repeated": repeated, "summary": described}
 
@@ -183,10 +187,7 @@ class _RowGroup(NamedTuple):
 def _write_row_groups(path: Path, style: ShardStyle, tables: Iterable[pa.Table], summary: Summary | None) -> list[_RowGroup]:
     """Write tables as row groups of one file, and summarise each while it is at hand."""
     groups, columns = [], style.layout.columns
-    with (
-        appearing_whole(path) as temporary,
-        pq.ParquetWriter(temporary, arrow_schema(columns), **_encodings(columns)) as writer,
-    ):
+    with pq.ParquetWriter(path, arrow_schema(columns), **_encodings(columns)) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=style.row_group_size)
             nodes, edges = graph_sizes(table)

@@ -9,11 +9,13 @@ records, which hold the numbers of the rows, and the words, which hold their lis
 
 The layout follows from the columns and is not written down: a spill lives no longer than its run, and its name is a hash of
 everything that defines it. Rows that are packed in memory are the same thing without a file.
+
+On an object store, the same bytes of all spills are asked for at once, in three rounds: index, records, words.
 """
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,7 @@ from numba import njit
 from distjet.dataset.schema import SPLITS, ColumnSpec
 from distjet.errors import DataError
 from distjet.run_directory import appearing_whole
+from distjet.storage import is_remote, read_ranges
 
 _CELL_BITS = 12
 _CELLS = 1 << _CELL_BITS
@@ -34,6 +37,9 @@ _WORD = np.dtype("<u4")
 _COUNT = np.dtype("<i8")
 _INDEX_SIZE = len(SPLITS) * _CELLS + 1
 _RECORDS_BEGIN = _COUNT.itemsize + _INDEX_SIZE * _INDEX.itemsize
+
+_SPILLS_AT_ONCE = 256
+"On an object store: their words are in memory twice."
 
 _U = np.uint64
 _MEMORY = threading.local()
@@ -152,13 +158,14 @@ def _unpack_blob(layout: RowLayout, records: np.ndarray, words: np.ndarray) -> d
     return {layout.blob: pa.BinaryArray.from_buffers(pa.binary(), len(records), buffers)}
 
 
-def write_spill(path: Path, rows: PackedRows) -> None:
-    """Write packed rows, which must be in order of split and key, so that the file appears whole."""
+def write_spill(path: Path, rows: PackedRows) -> int:
+    """Write packed rows, which must be in order of split and key, so that the file appears whole; return its size in bytes."""
     cell = rows.records[".split"] * _CELLS + (rows.records[".key"] >> _U(64 - _CELL_BITS)).astype(np.int64)
     index = np.searchsorted(cell, np.arange(_INDEX_SIZE)).astype(_INDEX)
     with appearing_whole(path) as temporary, temporary.open("wb") as file:
         for part in (np.array([len(cell)], _COUNT), index, rows.records, rows.words):
             file.write(part.view(np.uint8).data)
+        return file.tell()
 
 
 def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: int, low: int, high: int) -> PackedRows:
@@ -174,38 +181,104 @@ def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: in
     Returns:
         The rows, spill after spill.
     """
+    wanted, paths = _Wanted(layout, split, low, high), [path for path, _ in spills]
+    find, read_words = (_find_remote, _read_words_remote) if spills and is_remote(paths[0]) else (_find, _read_words)
     parts, ranges, num_words = [np.zeros(0, layout.record)], [], 0
-    for path, sample in spills:
-        with path.open("rb", buffering=0) as file:
-            records, words_begin = _read_records(layout, file.fileno(), split, low, high)
-            if not len(records):
-                continue
-            first, end = int(records[".first_word"][0]), int(_ends(layout, records[-1:])[0])
-            ranges.append((path, words_begin + first * _WORD.itemsize, end - first))
-            _advise(file.fileno(), "WILLNEED", *ranges[-1][1:])
-        records[".first_word"] += num_words - first
-        records[".sample"] = sample
-        parts.append(records)
-        num_words += end - first
-    words, place = _reused_words(num_words), 0
-    for path, begin, size in ranges:  # which are on their way from the disk by now
+    for (path, sample), (records, begin, size) in zip(spills, find(wanted, paths), strict=True):
+        if len(records):
+            records[".first_word"] += num_words - records[".first_word"][0]
+            records[".sample"] = sample
+            parts.append(records)
+            ranges.append((path, begin, size))
+            num_words += size
+    words = _reused_words(num_words)
+    read_words(ranges, words)
+    return PackedRows(np.concatenate(parts), words)
+
+
+_Found = tuple[np.ndarray, int, int]
+"The wanted records of a spill; where their words begin, in bytes, and how many words there are."
+
+
+class _Wanted(NamedTuple):
+    """The rows of one split and one range of keys."""
+
+    layout: RowLayout
+    split: int
+    low: int
+    high: int
+
+    @property
+    def index_part(self) -> tuple[int, int]:
+        """First byte of the part of an index that says where the rows are, and number of its entries."""
+        low_cell, high_cell = (self.split * _CELLS + (key >> (64 - _CELL_BITS)) for key in (self.low, self.high))
+        return _COUNT.itemsize + low_cell * _INDEX.itemsize, high_cell + 2 - low_cell
+
+    def records(self, index: np.ndarray) -> tuple[int, int]:
+        """Return the first byte of the records in the cells of the index, and their number."""
+        return _RECORDS_BEGIN + int(index[0]) * self.layout.record.itemsize, int(index[-1]) - int(index[0])
+
+    def found(self, num_rows: int, records: np.ndarray) -> _Found:
+        """Cut the records to the range of keys, and find their words in a spill of so many rows."""
+        keys = np.ascontiguousarray(records[".key"])
+        begin, end = np.searchsorted(keys, _U(self.low), side="left"), np.searchsorted(keys, _U(self.high), side="right")
+        records = records[begin:end]
+        if not len(records):
+            return records, 0, 0
+        first, last = int(records[".first_word"][0]), int(_ends(self.layout, records[-1:])[0])
+        words_begin = _RECORDS_BEGIN + num_rows * self.layout.record.itemsize
+        return records, words_begin + first * _WORD.itemsize, last - first
+
+
+def _find(wanted: _Wanted, paths: Sequence[Path]) -> Iterator[_Found]:
+    for path in paths:
+        with path.open("rb", buffering=0) as handle:
+            file = handle.fileno()
+            num_rows = int(_read(file, 0, np.empty(1, _COUNT))[0])
+            index_begin, size = wanted.index_part
+            begin, count = wanted.records(_read(file, index_begin, np.empty(size, _INDEX)))
+            found = wanted.found(num_rows, _read(file, begin, np.empty(count, wanted.layout.record)))
+            if found[2]:
+                _advise(file, "WILLNEED", *found[1:])
+        yield found
+
+
+def _read_words(ranges: Sequence[tuple[Path, int, int]], words: np.ndarray) -> None:
+    """Read the words of all spills, which are on their way from the disk by now."""
+    place = 0
+    for path, begin, size in ranges:
         with path.open("rb", buffering=0) as file:
             _read(file.fileno(), begin, words[place : place + size])
             _advise(file.fileno(), "DONTNEED", begin, size)
         place += size
-    return PackedRows(np.concatenate(parts), words)
 
 
-def _read_records(layout: RowLayout, file: int, split: int, low: int, high: int) -> tuple[np.ndarray, int]:
-    """Return the records of a spill in the range, and where its words begin."""
-    num_rows = int(_read(file, 0, np.empty(1, _COUNT))[0])
-    low_cell, high_cell = (split * _CELLS + (key >> (64 - _CELL_BITS)) for key in (low, high))
-    index = _read(file, _COUNT.itemsize + low_cell * _INDEX.itemsize, np.empty(high_cell + 2 - low_cell, _INDEX))
-    start, stop, kind = int(index[0]), int(index[-1]), layout.record
-    records = _read(file, _RECORDS_BEGIN + start * kind.itemsize, np.empty(stop - start, kind))
-    keys = np.ascontiguousarray(records[".key"])
-    begin, end = np.searchsorted(keys, _U(low), side="left"), np.searchsorted(keys, _U(high), side="right")
-    return records[begin:end], _RECORDS_BEGIN + num_rows * kind.itemsize
+def _find_remote(wanted: _Wanted, paths: Sequence[Path]) -> Iterator[_Found]:
+    num_rows = _fetch([(path, 0, 1) for path in paths], _COUNT)
+    places = [wanted.records(index) for index in _fetch([(path, *wanted.index_part) for path in paths], _INDEX)]
+    filled = [(path, begin, count) for path, (begin, count) in zip(paths, places, strict=True) if count]
+    records = iter(_fetch(filled, wanted.layout.record))
+    nothing = np.zeros(0, wanted.layout.record)
+    for rows, (_, count) in zip(num_rows, places, strict=True):
+        yield wanted.found(int(rows[0]), next(records) if count else nothing)
+
+
+def _read_words_remote(ranges: Sequence[tuple[Path, int, int]], words: np.ndarray) -> None:
+    place = 0
+    for first in range(0, len(ranges), _SPILLS_AT_ONCE):
+        for part in _fetch(ranges[first : first + _SPILLS_AT_ONCE], _WORD):
+            words[place : place + len(part)] = part
+            place += len(part)
+
+
+def _fetch(wanted: Sequence[tuple[Path, int, int]], kind: np.dtype) -> list[np.ndarray]:
+    """Fetch arrays (spill, first byte, number of items) from an object store."""
+    replies = read_ranges([(path, begin, begin + count * kind.itemsize) for path, begin, count in wanted])
+    for reply, (path, _, count) in zip(replies, wanted, strict=True):
+        if len(reply) != count * kind.itemsize:
+            missing = count * kind.itemsize - len(reply)
+            raise DataError(f"{path} ends {missing} bytes too early; remove {path.parent} and run the same command again")
+    return [np.frombuffer(bytearray(reply), kind) for reply in replies]
 
 
 def leave_memory(path: Path) -> None:

@@ -29,6 +29,7 @@ from distjet.dataset.shard_check import ShardCheck, check_shard
 from distjet.dataset.shards import file_hash
 from distjet.errors import ConfigError, DataError
 from distjet.execution import Execute
+from distjet.storage import sizes_of_files
 
 RELATIVE_TOLERANCE = 1e-9
 "Of sums of floats, which depend on the order of the summands."
@@ -96,9 +97,9 @@ def _problems_of_the_folder(manifest: Manifest) -> Iterator[str]:
     """Find shards that the manifest does not name: readers of a whole folder would read them."""
     for split in SPLITS:
         ours = {Path(shard.path).name for shard in manifest.shards(split)}
-        for path in sorted((manifest.path / split).glob("*.parquet")):
-            if path.name not in ours:
-                yield f"{split}/{path.name} is not in the manifest"
+        for name in sorted(sizes_of_files(manifest.path / split)):
+            if name.endswith(".parquet") and name not in ours:
+                yield f"{split}/{name} is not in the manifest"
 
 
 def _problems_of_the_manifest(manifest: Manifest, config: PrepareConfig) -> Iterator[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from distjet.errors import DataError
 from distjet.evaluation.config import ResponseConfig
+from distjet.storage import for_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,14 +66,15 @@ def read_predictions(path: Path, config: ResponseConfig) -> Predictions:
 
     if not path.exists():
         raise DataError(f"predictions {path} do not exist; run `distjet predict` or `distjet train` first")
-    names = pq.ParquetDataset(path).schema.names
+    files, place = for_arrow(path)
+    names = pq.ParquetDataset(place, filesystem=files).schema.names
     methods = config.methods or discover_methods(names)
     needed = _needed_columns(methods, config)
     if missing := [name for name in needed if name not in names]:
         raise DataError(f"{path}: expected the columns {needed}; missing: {missing}. The file has {sorted(names)}")
     if not methods:
         raise DataError(f"{path}: no method found; expected columns like raw_energy, calibrated_energy (got {sorted(names)})")
-    table = pq.read_table(path, columns=[*needed, *(name for name in IDENTIFIERS if name in names)])
+    table = pq.read_table(place, filesystem=files, columns=[*needed, *(name for name in IDENTIFIERS if name in names)])
     if table.num_rows == 0:
         raise DataError(f"{path} has no rows; nothing to evaluate")
     columns = {name: table[name].to_numpy().astype(np.float64) for name in needed}

@@ -25,6 +25,7 @@ from distjet.simulation.detector import CELL_PHI, GRID, NUM_ETA, NUM_PHI, NUM_SA
 from distjet.simulation.generator import PROCESSES, Particles, generate, pythia_seed, start_pythia
 from distjet.simulation.samples import LibraryTask, SharedSettings, entropy
 from distjet.simulation.tracks import BEAM_SPOT_MM, Tracks, from_primary_vertex, reconstruct_tracks
+from distjet.storage import as_location, local_copy
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ EMPTY_OVERLAY = Overlay(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64
 
 def make_library(task: LibraryTask) -> dict[str, object]:
     """Make the library and write it to disk, unless it is there already; the function of the first stage."""
-    path = Path(task.path)
+    path = as_location(task.path)
     if not path.exists():
         save_library(simulate_library(SharedSettings.model_validate(task.settings)), path)
     return {"path": task.path, "size_bytes": path.stat().st_size}
@@ -147,7 +148,7 @@ def save_library(library: Library, path: Path) -> None:
 
 def load_library(path: Path) -> Library:
     """Read a library."""
-    with np.load(path) as content:
+    with local_copy(path) as file, np.load(file) as content:
         fields = dict(content)
     tracks = Tracks(*(fields[f"tracks_{name}"] for name in ("pt_gev", "eta", "phi_rad", "dz_mm", "offsets")))
     noise = PileupNoise(fields["noise_mean_gev"], fields["noise_rms_gev"])

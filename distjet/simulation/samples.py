@@ -7,13 +7,13 @@ alone. Samples are weighted with their cross-section, so their sum is the physic
 
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from distjet.config import Config
 from distjet.run_directory import identity_hash
+from distjet.storage import Location
 
 FORMAT_VERSION = 2
 "Part of every task's hash: raise it when the simulation changes what it writes, so that old files are made anew."
@@ -142,8 +142,8 @@ class SharedSettings(Config):
 class SimulateConfig(SharedSettings):
     """Configuration of `distjet simulate`."""
 
-    output: Path
-    "Directory of the ntuples."
+    output: Location
+    "Directory of the ntuples, or s3://bucket/folder."
     samples: Annotated[dict[str, SampleConfig], Field(min_length=1)]
     "Samples by name; the name is that of the directory and of the files, the order gives runNumber, from 1."
 

@@ -35,6 +35,7 @@ from distjet.simulation.samples import (
     file_tasks,
     library_task,
 )
+from distjet.storage import as_location
 
 SAMPLES_FILE = "samples.json"
 
@@ -63,9 +64,9 @@ def simulate(config: SimulateConfig, execute: Execute) -> dict[str, Any]:
     claim(config.output, "simulate", config.identity())
     cross_sections = measure_cross_sections(config, execute)
     library = library_task(config)
-    if library is not None and not Path(library.path).exists():
+    if library is not None and not as_location(library.path).exists():
         for _, made in execute(make_library, [library], description="pileup library"):
-            check_arrived(Path(library.path), made["size_bytes"])
+            check_arrived(as_location(library.path), made["size_bytes"])
     tasks = file_tasks(config, cross_sections)
     records: list[dict[str, Any] | None] = [finished_record(task) for task in tasks]
     missing = [number for number, record in enumerate(records) if record is None]
@@ -103,7 +104,7 @@ def measure(task: CrossSectionTask) -> dict[str, Any]:
 
 def finished_record(task: FileTask) -> dict[str, Any] | None:
     """Return the record of a task whose file is complete, else None."""
-    path = Path(task.path)
+    path = as_location(task.path)
     record_path = path.with_suffix(".json")
     if not (path.exists() and record_path.exists()):
         return None
@@ -117,7 +118,7 @@ def simulate_file(task: FileTask) -> dict[str, Any]:
     settings = SharedSettings.model_validate(task.settings)
     batches = list(simulate_batches(task, settings))
     tables = {radius: concatenate([batch[0][radius] for batch in batches]) for radius in settings.jets.radii}
-    path = Path(task.path)
+    path = as_location(task.path)
     write_ntuple(path, tables, task.identity())
     record = {
         "task": task.identity(),
@@ -138,7 +139,7 @@ def simulate_batches(task: FileTask, settings: SharedSettings) -> Iterator[tuple
     seed = pythia_seed(settings.seed, task.sample, task.index)
     pythia = start_pythia(process_settings(sample, settings.generator), settings.generator.ecm_gev, seed)
     rng = np.random.default_rng(entropy(settings.seed, task.sample, task.index))
-    library = load_library(Path(task.library)) if task.library else None
+    library = load_library(as_location(task.library)) if task.library else None
     detector = Detector(settings, library, rng)
     event_number = task.first_event
     for events in generate(pythia, task.num_events):

@@ -151,7 +151,7 @@ def test_rows_that_change_between_the_passes_are_noticed_and_their_sample_is_nam
             spills["b"].write_bytes(content)
         for index, result in in_process(function, tasks, **named):
             if function is convert:
-                spills[tasks[index].sample] = Path(result["spill"])
+                spills[tasks[index].sample] = Path(tasks[index].work) / result["spill"]
             yield index, result
 
     with pytest.raises(RuntimeError, match=r"the rows of sample 'b' changed between the passes.* remove .*\.work"):

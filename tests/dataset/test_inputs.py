@@ -11,8 +11,10 @@ import pytest
 import uproot
 import xxhash
 
+from distjet.config import load, validate
 from distjet.dataset.inputs import find_files, folder_name
 from distjet.dataset.reading.checksums import Adler32, Checksum, Hasher, read_catalogue
+from distjet.dataset.recipes.recipe import PrepareConfig, Remote
 from distjet.errors import ConfigError, DataError
 from tests.dataset.files import TREE, configure, random_ntuple, run, shard_bytes, write_ntuple
 
@@ -277,3 +279,27 @@ class TestCatalogue:
             digest.update(data[start : start + 777])
         assert digest.hexdigest() == f"{zlib.adler32(data):08x}"
         assert zlib.adler32(b"Wikipedia") == 0x11E60398  # the example of the algorithm's article
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("url", ["https://user:hunter2@host/a.root", "https://host/a.root?X-Amz-Signature=hunter2"])
+    def test_a_url_with_a_password_is_refused_and_not_repeated(self, tmp_path, url):
+        with pytest.raises(ConfigError, match=r"inputs.*credentials in the environment") as caught:
+            load(
+                PrepareConfig, [], [f"inputs={url}", f"output={tmp_path}/out", "recipe={jet: {pt: a, eta: b, phi: c, mass: d}}"]
+            )
+        assert "hunter2" not in str(caught.value)
+
+    def test_nor_is_one_in_a_list(self, tmp_path):
+        (tmp_path / "files.txt").write_text("https://user:hunter2@host/a.root\n")
+        with pytest.raises(
+            ConfigError, match=r"https://user:\*\*\*@host/a.root .*files.txt line 1.*in the environment"
+        ) as caught:
+            find_files(configure(tmp_path / "out", str(tmp_path / "files.txt")))
+        assert "hunter2" not in str(caught.value)
+
+    def test_options_with_a_secret_are_refused(self, tmp_path):
+        options = {"s3": {"client_kwargs": {"aws_secret_access_key": "hunter2"}}}
+        with pytest.raises(ConfigError, match=r"client_kwargs.aws_secret_access_key would be written beside") as caught:
+            validate(Remote, {"options": options})
+        assert "hunter2" not in str(caught.value)

@@ -13,6 +13,7 @@ from distjet.execution import in_process
 from distjet.physics.kinematics import to_cartesian
 from distjet.run_directory import read_json, write_atomically
 from distjet.simulation.simulate import check_arrived, simulate
+from distjet.storage import as_location
 
 from .conftest import small_config
 
@@ -53,6 +54,15 @@ def test_files_do_not_depend_on_order_or_place(small_run, tmp_path):
     assert again == summary
     assert hashes(tmp_path) == hashes(config.output)
     assert len(hashes(tmp_path)) == 3
+
+
+def test_an_object_store_gets_the_same_files(small_run, bucket):
+    config, summary = small_run
+    assert simulate(small_config(bucket), backwards) == summary
+    output = as_location(bucket)
+    found = {path: hashlib.sha256((output / path).read_bytes()).hexdigest() for path in hashes(config.output)}
+    assert found == hashes(config.output)
+    assert simulate(small_config(bucket), never) == summary
 
 
 def test_finished_work_is_not_repeated(small_run):

@@ -20,6 +20,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from distjet.config import ComponentConfig, Config, component_type, unknown
 from distjet.dataset.graphs.configs import GRAPHS, NOT_STORED, DelaunayConfig, NoEdgesConfig
 from distjet.dataset.recipes import expressions
+from distjet.run_directory import identity_hash
+from distjet.storage import Location, check_options, check_url
 
 QUANTITIES = ("pt", "eta", "phi", "mass", "energy", "px", "py", "pz")
 "Components in which a four-momentum can be given."
@@ -348,6 +350,13 @@ class Input(Config):
     def _one_or_many(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str | Path) else given
 
+    @pydantic.field_validator("files")
+    @classmethod
+    def _hold_no_secret(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        for file in files:
+            check_url(file)
+        return files
+
 
 def _as_inputs(given: Any) -> Any:
     """Accept a pattern, a list of patterns, `{sample: patterns}` and the full form."""
@@ -402,7 +411,13 @@ class Remote(Config):
     "Times that a request is repeated which failed for a reason that may pass; pauses grow from 1 s to 30 s."
     options: dict[Protocol, dict[str, Any]] = Field(default_factory=dict)
     """For fsspec, by protocol: {s3: {anon: true, endpoint_url: "https://..."}}. The manifest repeats them: keys and passwords
-    belong in the environment."""
+    belong in the environment, and are refused here."""
+
+    @pydantic.field_validator("options")
+    @classmethod
+    def _hold_no_secret(cls, options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        check_options(options)
+        return options
 
     def options_for(self, url: str) -> dict[str, Any]:
         """Return the options for the protocol of a URL."""
@@ -420,8 +435,12 @@ class PrepareConfig(Config):
     """What a catalogue says about input files, to be compared with their bytes: a text file with lines
     `adler32 1a2b3c4d /path/or/url`, or {path: "adler32:1a2b3c4d"}; also md5, sha256 and xxh3_128. Files without a line are not
     compared."""
-    output: Path
-    "Folder of the dataset."
+    output: Location
+    "Folder of the dataset, or s3://bucket/folder."
+    work: Location | None = None
+    """Folder for what is needed only until the dataset is finished, the spills of the shuffle and copies of remote inputs; all
+    workers must see it. null: hidden folders in `output`. With an output on s3://, a shared file system is faster, and needed
+    for remote=stage."""
     recipe: Recipe
     seed: int = Field(default=1, ge=0, lt=2**63)
     "Of the split and the shuffle."
@@ -444,7 +463,14 @@ class PrepareConfig(Config):
     "Bins in jet mass of the (pT, mass) histogram, 0 to 300 GeV."
     tolerance: Tolerance = Tolerance()
 
+    @property
+    def hidden(self) -> Path:
+        """The folder of the hidden folders; in `work`, each output has its own."""
+        return self.output if self.work is None else self.work / f"distjet-{identity_hash({'output': str(self.output)})}"
+
     def identity(self) -> dict[str, Any]:
         """Return what defines the dataset: not where it is written, how inputs are read and checked, nor what is forgiven."""
-        others = {"output", "tolerance", "remote", "checksums"} | ({"entries_per_task"} if self.shuffle == "global" else set())
+        others = {"output", "work", "tolerance", "remote", "checksums"} | (
+            {"entries_per_task"} if self.shuffle == "global" else set()
+        )
         return self.model_dump(mode="json", exclude=others)

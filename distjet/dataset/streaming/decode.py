@@ -17,7 +17,9 @@ from numba import njit
 from distjet.dataset.graphs.edges import num_edges
 from distjet.dataset.manifest import repair_hint
 from distjet.dataset.streaming.layout import NUM_BYTES, NUM_NODES, START, WORD, Bank, Layout, RowGroup
+from distjet.dataset.streaming.remote_shard import RemoteShard
 from distjet.errors import ConfigError, DataError
+from distjet.storage import is_remote
 
 MAX_OPEN_FILES = 32
 "Of a decoder. A parsed footer saves its reading, but takes memory in proportion to row groups times columns."
@@ -28,7 +30,7 @@ class Decoder:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
+        self.files: OrderedDict[Path, pq.ParquetFile | RemoteShard] = OrderedDict()
 
     def decode(self, group: RowGroup, bank: Bank) -> dict[str, np.ndarray]:
         """Read a row group as records into a bank that has room for it.
@@ -65,15 +67,17 @@ class Decoder:
     def _read(self, group: RowGroup) -> pa.Table:
         try:
             return self._open(group.path).read_row_group(group.number, columns=self.layout.columns, use_threads=False)
+        except ConnectionError:  # no fault of the dataset: a worker that is started again may succeed
+            raise
         except (OSError, pa.ArrowInvalid) as error:
             hint = f"if it is damaged, {repair_hint(group.path.parents[1])}"
             raise DataError(f"{group} cannot be read: {error}; {hint}") from error
 
-    def _open(self, path: Path) -> pq.ParquetFile:
+    def _open(self, path: Path) -> pq.ParquetFile | RemoteShard:
         if path not in self.files:
             if len(self.files) >= MAX_OPEN_FILES:
                 self.files.popitem(last=False)[1].close()
-            self.files[path] = pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
+            self.files[path] = _open_shard(path)
         self.files.move_to_end(path)
         return self.files[path]
 
@@ -135,6 +139,12 @@ class Decoder:
 
     def _damaged(self, group: RowGroup, problem: str) -> DataError:
         return DataError(f"{group}: {problem}; {repair_hint(group.path.parents[1])}")
+
+
+def _open_shard(path: Path) -> pq.ParquetFile | RemoteShard:
+    if is_remote(path):
+        return RemoteShard(path)
+    return pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
 
 
 def _ragged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

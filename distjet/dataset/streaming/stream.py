@@ -30,6 +30,7 @@ from distjet.dataset.streaming.pipeline import Counters, Pass, Pipeline, Sources
 from distjet.dataset.streaming.settings import StreamConfig
 from distjet.errors import ConfigError
 from distjet.ranks import SINGLE, RankInfo
+from distjet.storage import for_arrow
 
 __all__ = ["JetStream", "StreamConfig", "StreamState"]
 
@@ -195,7 +196,8 @@ class JetStream:
     def _node_budget(self) -> NodeBudget:
         shards = self.manifest.shards(self.split)
         smallest = np.min_scalar_type(max(shard.largest_graph for shard in shards))
-        columns = [pq.read_table(self.manifest.path / shard.path, columns=["num_nodes"])["num_nodes"] for shard in shards]
+        places = [for_arrow(self.manifest.path / shard.path) for shard in shards]
+        columns = [pq.read_table(path, filesystem=files, columns=["num_nodes"])["num_nodes"] for files, path in places]
         counts = np.concatenate([column.to_numpy().astype(smallest) for column in columns])
         return NodeBudget(counts, np.cumsum(self.sizes) - self.sizes)
 
