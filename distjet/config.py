@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from distjet.errors import ConfigError
+from distjet.storage import without_secrets
 
 Model = TypeVar("Model", bound="Config")
 
@@ -184,7 +185,7 @@ def validate(model: type[Model], data: Any, origin: Mapping[str, str] | None = N
         return model.model_validate(data)
     except pydantic.ValidationError as error:
         problems = [_describe(model, data, item, origin or {}, prefix) for item in error.errors()]
-    raise ConfigError("\n".join(problems))
+    raise ConfigError(without_secrets("\n".join(problems)))
 
 
 def unknown(what: str, name: str, choices: typing.Iterable[str]) -> str:
@@ -253,11 +254,11 @@ def _read_yaml(path: Path) -> Any:
 def _parse_override(override: str) -> Any:
     key, separator, value = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"expected FILE.yaml or dotted.key=value (got {override!r})")
+        raise ConfigError(without_secrets(f"expected FILE.yaml or dotted.key=value (got {override!r})"))
     try:
         return OmegaConf.from_dotlist([f"{key}={value}"])
     except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"override {override!r} is not valid: {error}") from error
+        raise ConfigError(without_secrets(f"override {override!r} is not valid: {error}")) from error
 
 
 def _merge(merged: Any, layer: Any, components: Mapping[str, ComponentField]) -> Any:

@@ -21,6 +21,14 @@ class DiskFullError(UserError):
     """There is no room for what a run writes; the same command continues when there is."""
 
 
+class NonFiniteError(UserError):
+    """A training met a loss, a gradient or an energy that is not finite; the message names where."""
+
+
+class OutOfMemoryError(UserError):
+    """A training needs more memory than its device or its machine has; the message says what makes it smaller."""
+
+
 class MissingExtraError(UserError):
     """A package is not installed that only part of distjet needs.
 

@@ -32,10 +32,12 @@ class Tally:
     Attributes:
         total: Number of tasks.
         clock: Time in seconds.
+        unit: What a task is called.
     """
 
     total: int
     clock: Callable[[], float] = time.monotonic
+    unit: str = "tasks"
     done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -55,7 +57,7 @@ class Tally:
     def line(self) -> str:
         """Say how far the tasks are, e.g. `12/40 tasks, 240000 jets (18300/s), 3 quarantined, 0:00:31 left`."""
         elapsed_s = self.elapsed_s
-        parts = [f"{self.done}/{self.total} tasks"]
+        parts = [f"{self.done}/{self.total} {self.unit}"]
         for number, (name, count) in enumerate(self.counts.items()):
             rate = f" ({count / elapsed_s:.0f}/s)" if number == 0 and elapsed_s > 0 else ""
             parts.append(f"{count} {name}{rate}")
@@ -73,19 +75,20 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def bar(description: str, total: int, *, enabled: bool = True) -> Iterator[Advance]:
+def bar(description: str, total: int, *, unit: str = "tasks", enabled: bool = True) -> Iterator[Advance]:
     """Show the progress of `total` tasks.
 
     Args:
         description: What the tasks do.
         total: Their number.
+        unit: What they are called.
         enabled: Whether a bar or lines in between are wanted; the line at the end is always logged.
 
     Yields:
         A function that counts one task.
     """
     console = Console(stderr=True)
-    tally = Tally(total)
+    tally = Tally(total, unit=unit)
     if enabled and console.is_terminal:
         with _drawn(description, tally, console) as advance:
             yield advance

@@ -34,7 +34,7 @@ def test_the_rate_and_the_remaining_time_follow_from_what_is_done() -> None:
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    monkeypatch.setattr(progress, "Tally", lambda total: Tally(total, clock))
+    monkeypatch.setattr(progress, "Tally", lambda total, unit: Tally(total, clock, unit))
     with caplog.at_level(logging.INFO, logger="distjet.progress"), bar("convert", 10) as advance:
         for _ in range(10):
             clock.now += 12.0

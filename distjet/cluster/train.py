@@ -1,263 +1,177 @@
 """One training, in this process or on a Ray cluster, resumed if it was begun before.
 
 Checkpoints are distjet's own files in the run's directory, found by whoever continues: a restarted worker, a new driver,
-another number of workers. Ray starts processes, connects them and starts them again; only plain dicts cross its boundary. A
-request to stop travels as a file, because the driver's signals do not reach workers on other nodes.
+another number of workers. Ray starts processes, connects them and starts them again; only plain dicts cross its boundary.
 """
 
 import logging
-import os
-import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from distjet.cluster.connect import cluster, wants_gpu
+from distjet.cluster.deaths import DEATHS_FILE
 from distjet.cluster.display import show
-from distjet.config import validate
+from distjet.cluster.failures import FAILURE_FILE, lost_workers, oom_kills, recorded
+from distjet.cluster.signals import STOP_FILE, Stopped, stop_on_signal
+from distjet.cluster.worker import Report, run_worker
 from distjet.dataset.manifest import Manifest
-from distjet.errors import ConfigError, UserError
-from distjet.ranks import SINGLE, RankInfo
-from distjet.run_directory import claim, read_json, write_atomically, write_json
-from distjet.training.settings import TrainConfig
+from distjet.ranks import SINGLE
+from distjet.run_directory import claim, read_json, write_atomically
+from distjet.storage import poll_interval_s
+from distjet.training.history import HISTORY_FILE, read_rows
+from distjet.training.settings import METRICS_FILE, TrainConfig
+from distjet.training.tracking import tracked
 
 logger = logging.getLogger(__name__)
 
-STOP_FILE = "stop"
-FAILURE_FILE = "failure.json"
+T = TypeVar("T")
 
 
-class Stopped(Exception):
-    """The training was interrupted by a signal; the same command continues it."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; the same command continues")
-        self.exit_code = 128 + signal_number
-
-
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, report: Report | None = None) -> dict[str, Any]:
     """Train, or continue a training, or return the result of a finished one.
 
     Args:
         config: The training.
+        report: Called in this process with the row of each finished epoch, in order and once each, also for epochs that were
+            finished before. What it raises stops the training, with a checkpoint, and is raised here.
 
     Returns:
         The content of the run's metrics.json.
 
     Raises:
         ConfigError: If the directory belongs to another run, or the resources do not exist.
+        NonFiniteError: If the loss or the calibrated energies are not finite.
+        OutOfMemoryError: If a device or a machine has too little memory.
         Stopped: If a signal interrupted it; the state is in a checkpoint.
     """
     config = config.model_copy(update={"output": config.output.resolve(), "dataset": config.dataset.resolve()})
     manifest = Manifest.load(config.dataset)
     claim(config.output, "train", config.identity(manifest.fingerprint))
-    if (metrics := config.output / "metrics.json").is_file():
+    epochs = FinishedEpochs(config.output, report)
+    epochs.hand_over()
+    if (metrics := config.output / METRICS_FILE).is_file():
         logger.info("%s is finished; nothing to do", config.output)
         return read_json(metrics)
     write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    for leftover in (STOP_FILE, FAILURE_FILE):
+    for leftover in (STOP_FILE, FAILURE_FILE, DEATHS_FILE):
         (config.output / leftover).unlink(missing_ok=True)
     run = _in_process if config.resources.num_workers == 0 else _on_ray
-    with show(config.output):
-        received = run(config)
-    if (failure := config.output / FAILURE_FILE).is_file():
-        raise UserError(read_json(failure)["message"])
-    if not metrics.is_file():
-        if received:
-            raise Stopped(received[0])
-        raise RuntimeError(f"the training ended without {metrics}")
+    with tracked(config, manifest.fingerprint), show(config.output):
+        received = run(config, epochs)
+        if (failure := recorded(config.output)) is not None:
+            raise failure
+        if not metrics.is_file():
+            if received:
+                raise Stopped(received[0])
+            raise RuntimeError(f"the training ended without {metrics}")
     return read_json(metrics)
 
 
-def run_worker(config: TrainConfig, ranks: RankInfo, report: Callable[[dict[str, float]], None]) -> None:
-    """Train in the calling process, as one of `ranks.world_size`.
+@dataclass
+class FinishedEpochs:
+    """Hands the rows of a run's history to a function, wherever they are written.
 
-    A problem of the user is written down before it is raised: where workers are started again after a failure, they find it and
-    leave at once, because trying again would not help.
+    A worker that is started again may write the row of an epoch for a second time; rows are counted, so it is not handed over
+    again.
     """
-    import torch
 
-    from distjet.training.loop import Interrupted, Trainer
+    run: Path
+    report: Report | None
+    num_reported: int = 0
 
-    use_gpu = config.resources.use_gpu if config.resources.use_gpu is not None else torch.cuda.is_available()
-    device = torch.device("cuda", ranks.local_rank) if use_gpu else torch.device("cpu")
-    if use_gpu:
-        torch.cuda.set_device(device)
-    torch.set_num_threads(config.resources.cpus_per_worker)
-    stop, failure = config.output / STOP_FILE, config.output / FAILURE_FILE
-    if failure.exists():
-        return
-    try:
-        Trainer(config, ranks, device, report, should_stop=stop.exists).fit()
-    except Interrupted as interruption:
-        logger.info("%s", interruption)
-    except UserError as error:
-        write_json(failure, {"message": str(error), "world_rank": ranks.world_rank})
-        raise
+    def hand_over(self) -> None:
+        """Report the rows that are new."""
+        if self.report is None:
+            return
+        for row in read_rows(self.run / HISTORY_FILE)[self.num_reported :]:
+            self.num_reported += 1
+            self.report(row)
 
 
-def _in_process(config: TrainConfig) -> list[int]:
+def _in_process(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
     """Train here; return the signals that asked to stop."""
     import torch
 
+    from distjet.training.loop import Interrupted
+
+    raised: list[Exception] = []
+
+    def hand_over(metrics: dict[str, float]) -> None:
+        """Keep what the caller's function raises apart from problems of the training."""
+        del metrics
+        try:
+            epochs.hand_over()
+        except Exception as error:
+            raised.append(error)
+            raise Interrupted(f"stopped by {error!r}") from error
+
     threads = torch.get_num_threads()
     try:
-        with _stop_on_signal(config.output / STOP_FILE) as received:
-            run_worker(config, SINGLE, report=lambda metrics: None)
+        with stop_on_signal(config.output / STOP_FILE) as received:
+            run_worker(config, SINGLE, report=hand_over)
     finally:
         torch.set_num_threads(threads)
+    if raised:
+        raise raised[0]
     return received
 
 
-def _on_ray(config: TrainConfig) -> list[int]:
+def _on_ray(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
     """Train on Ray workers; return the signals that asked to stop.
 
     Ray takes the signal handlers of a process twice: when it connects, and when a trainer is fitted in the main thread. So ours
     are installed after it has connected, and the trainer is fitted in another thread.
     """
+    stop_file = config.output / STOP_FILE
     # entered in this order: the handlers must come after the connection
-    with cluster(config) as is_own, _stop_on_signal(config.output / STOP_FILE) as received:
+    with cluster(config.resources) as is_own, stop_on_signal(stop_file) as received:
         import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
 
-        resources = config.resources
-        logger.info("starting %d Ray workers", resources.num_workers)
-        use_gpu = _use_gpu(config, ray.cluster_resources(), is_own_cluster=is_own)
-        trainer = TorchTrainer(
-            _ray_worker,
-            train_loop_config=config.model_dump(mode="json") | {"resources": {**resources.model_dump(), "use_gpu": use_gpu}},
-            scaling_config=ScalingConfig(
-                num_workers=resources.num_workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-            ),
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=resources.timeout_s),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(config.output),
-                failure_config=FailureConfig(max_failures=resources.max_failures),
-            ),
-        )
-        error = _run_in_thread(trainer.fit)
-    if error is not None and not (config.output / FAILURE_FILE).is_file():
-        raise error
+        from distjet.cluster.ray_trainer import build_trainer
+
+        logger.info("starting %d Ray workers", config.resources.num_workers)
+        use_gpu = wants_gpu(config.resources, ray.cluster_resources(), is_own_cluster=is_own)
+        is_over, before = False, oom_kills()
+        while not is_over:  # else a worker was told to go, and a checkpoint was written
+            trainer = build_trainer(config, use_gpu=use_gpu)
+            try:
+                is_over = _run_in_thread(trainer.fit, epochs.hand_over, stop_file).return_value
+            except Exception as error:
+                if recorded(config.output) is not None:
+                    break  # a worker has said why
+                if (loss := lost_workers(error, config, oom_kills() - before)) is None:
+                    raise
+                raise loss from error
     return received
 
 
-def _run_in_thread(function: Callable[[], Any]) -> BaseException | None:
-    """Run a function in a daemon thread, which a second signal in the main thread leaves behind; return its exception."""
-    outcome: list[BaseException | None] = []
+def _run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], stop_file: Path) -> T:
+    """Run a function in a daemon thread, which a second signal in the main thread leaves behind; return or raise what it does.
+
+    If `meanwhile` raises, the function is asked to stop, and the exception is raised when it has.
+    """
+    outcome: Future[T] = Future()
 
     def run() -> None:
         try:
-            function()
+            outcome.set_result(function())
         except BaseException as error:  # handed to the caller, who raises it
-            outcome.append(error)
-        else:
-            outcome.append(None)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, name="distjet-ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.5)
-    return outcome[0]
-
-
-def _ray_worker(plain: Mapping[str, Any]) -> None:
-    """Body of a Ray Train worker: validate again, find the rank, train."""
-    from ray import train as ray_train
-
-    from distjet.cluster.ranks import from_ray
-
-    run_worker(validate(TrainConfig, dict(plain)), from_ray(), report=lambda metrics: ray_train.report(dict(metrics)))
-
-
-@contextmanager
-def cluster(config: TrainConfig) -> Iterator[bool]:
-    """Connect to the Ray cluster that is wanted, or start one on this machine for the time of the run.
-
-    Yields:
-        Whether the cluster is this machine alone.
-    """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = config.resources.address or os.environ.get("RAY_ADDRESS")
-    if not address and "ray" not in sys.modules:  # read on import; Ray listens on more than the loopback address
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
-
-    if ray.is_initialized():
-        yield False
-        return
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, 2),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+    threading.Thread(target=run, name="distjet-ray-train", daemon=True).start()
     try:
-        yield not address
-    finally:
-        ray.shutdown()
-
-
-def _use_gpu(config: TrainConfig, available: Mapping[str, float], *, is_own_cluster: bool) -> bool:
-    """Decide on GPUs from what the cluster has; a cluster that was joined may grow when workers are asked for.
-
-    Raises:
-        ConfigError: If the cluster cannot hold the workers, or it is not known whether it will have GPUs.
-    """
-    resources = config.resources
-    num_gpus, num_cpus = int(available.get("GPU", 0)), int(available.get("CPU", 0))
-    if not is_own_cluster:
-        if resources.use_gpu is None and num_gpus == 0:
-            raise ConfigError("the Ray cluster has no GPU now; say resources.use_gpu=true (it will grow) or false (use CPUs)")
-        return num_gpus > 0 if resources.use_gpu is None else resources.use_gpu
-    use_gpu = num_gpus > 0 if resources.use_gpu is None else resources.use_gpu
-    if use_gpu and num_gpus < resources.num_workers:
-        raise ConfigError(
-            f"{resources.num_workers} workers x 1 GPU requested, this machine has {num_gpus} GPUs; "
-            f"set resources.use_gpu=false{f' or resources.num_workers={num_gpus}' if num_gpus else ''}"
-        )
-    if num_cpus < resources.num_workers * resources.cpus_per_worker:
-        raise ConfigError(
-            f"{resources.num_workers} workers x {resources.cpus_per_worker} cores requested, this machine has {num_cpus}; "
-            "set resources.num_workers or resources.cpus_per_worker lower"
-        )
-    return use_gpu
-
-
-@contextmanager
-def _stop_on_signal(stop_file: Path) -> Iterator[list[int]]:
-    """Turn the first SIGTERM, SIGINT or SIGUSR1 into a request to checkpoint and stop; a second one ends at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals reach the main thread alone
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            signal.default_int_handler(number, frame)
-        received.append(number)
-        stop_file.touch()
-        sys.stderr.write(f"{signal.Signals(number).name}: writing a checkpoint, then stopping (again: stop at once)\n")
-
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        stop_file.unlink(missing_ok=True)
+        while not outcome.done():
+            wait([outcome], timeout=poll_interval_s(stop_file, 0.5))
+            meanwhile()
+    except Exception:
+        write_atomically(stop_file, "")
+        wait([outcome])
+        stop_file.unlink(missing_ok=True)  # nobody else does where signals are not ours
+        raise
+    return outcome.result()

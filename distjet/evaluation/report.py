@@ -4,6 +4,7 @@ The page is complete without this program, without a network and without instruc
 the code that made it, what was left out, and what each number means.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from distjet.evaluation.predictions import read_predictions
 from distjet.evaluation.response import headline_bins, summarise
 from distjet.evaluation.tables import HEADLINE_HEADER, bin_header, bin_rows, headline_rows, number, thousands, verdict
 from distjet.run_directory import write_atomically, write_json
+
+logger = logging.getLogger(__name__)
 
 TITLE = "distjet: jet calibration report"
 
@@ -77,6 +80,7 @@ def evaluate_predictions(
         DataError: If the table is empty, lacks columns, or holds values that are not finite.
     """
     table = read_predictions(predictions, config)
+    logger.info("measuring the response of %s jets, then drawing it", f"{table.num_jets:,}")
     metrics = {
         **summarise(table, config),
         "evaluation": {"predictions": str(predictions), **config.model_dump(mode="json")},

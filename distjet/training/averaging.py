@@ -25,6 +25,8 @@ class WeightAverage:
         """Take one step towards a model's weights: average = decay * average + (1 - decay) * weights."""
         weight = 1 - self.decay if self.num_updates else 1.0
         torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], weight)
+        for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):  # e.g. what a batch norm has seen
+            ours.copy_(theirs)
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:

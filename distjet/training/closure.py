@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distjet.errors import UserError
+from distjet.errors import NonFiniteError, UserError
 from distjet.evaluation.config import BinsConfig
 from distjet.evaluation.response import MIN_ENTRIES, closure_from_histograms
 from distjet.ranks import RankInfo
@@ -55,10 +55,11 @@ class ResponseHistogram:
         """Add the counts of all processes and estimate scale and resolution in every bin.
 
         Raises:
-            UserError: If a response was not finite, on any process, or there are too few jets.
+            NonFiniteError: If a response was not finite, on any process.
+            UserError: If there are too few jets.
         """
         if num_bad := int(all_reduce_sum(self.num_not_finite.clone(), ranks).item()):
-            raise UserError(f"the calibrated energy of {num_bad} validation jets is not finite; lower optimizer.lr")
+            raise NonFiniteError(f"the calibrated energy of {num_bad} validation jets is not finite; lower optimizer.lr")
         num_jets = int(all_reduce_sum(self.counts.sum(), ranks).item())
         if num_jets < MIN_ENTRIES:
             raise UserError(

@@ -21,7 +21,9 @@ from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import DataError
 from distjet.models.calibrator import Calibrated, ConstituentCalibrator
 from distjet.nn.four_vectors import JetKinematics, rapidity_of, sum_constituents
+from distjet.progress import bar
 from distjet.run_directory import IDENTITY_FILE, appearing_whole, read_json
+from distjet.storage import reaching
 from distjet.training.checkpoint import CheckpointStore
 from distjet.training.settings import METRICS_FILE, TrainConfig
 from distjet.training.task import TARGETS, build_calibrator, feature_columns
@@ -38,11 +40,15 @@ def load_run(run: Path) -> TrainConfig:
         DataError: If the directory holds no training.
     """
     path = run / "config.yaml"
-    verb = read_json(run / IDENTITY_FILE)["verb"] if (run / IDENTITY_FILE).is_file() else None
+    with reaching(run):
+        verb = read_json(run / IDENTITY_FILE)["verb"] if (run / IDENTITY_FILE).is_file() else None
     if verb != "train" or not path.is_file():
         what = f"but of `distjet {verb}`" if verb and verb != "train" else "or it has not begun"
         raise DataError(f"{run} is not the output of `distjet train`, {what}")
-    return validate(TrainConfig, yaml.safe_load(path.read_text()))
+    config = validate(TrainConfig, yaml.safe_load(path.read_text()))
+    if config.ensemble.num_members > 1:
+        raise DataError(f"{run} is an ensemble; choose one of its members, e.g. {run / 'members' / '00'}")
+    return config
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -105,12 +111,13 @@ def write_predictions(run: Path, dataset: Path, split: str, output: Path, batch_
     model = load_model(run, config, manifest)
     columns = (*IDENTIFIERS, "weight", *manifest.names("spectator"))
     stream = JetStream(manifest, split, StreamConfig(batch_size=batch_size, shuffle=False, row_columns=columns))
-    output.parent.mkdir(parents=True, exist_ok=True)
     tables = _tables(model, stream)
-    first = next(tables)
-    with appearing_whole(output) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-        for table in chain([first], tables):
-            writer.write_table(table)
+    with bar(f"calibrate the {split} split", len(stream), unit="batches") as advance, appearing_whole(output) as temporary:
+        first = next(tables)
+        with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+            for table in chain([first], tables):
+                writer.write_table(table)
+                advance({"jets": table.num_rows})
     return output
 
 

@@ -19,14 +19,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.dataset.streaming.stream import JetStream, StreamConfig
-from distjet.errors import UserError
+from distjet.errors import NonFiniteError
 from distjet.ranks import RankInfo
 from distjet.run_directory import write_json
 from distjet.training import parallel
 from distjet.training.averaging import WeightAverage
 from distjet.training.checkpoint import CheckpointStore, decode
 from distjet.training.closure import ResponseHistogram
+from distjet.training.diagnosis import Suspects
 from distjet.training.history import History
+from distjet.training.memory import naming_a_lack_of_memory
+from distjet.training.meter import Meter, Publish
 from distjet.training.optim import build_optimizer, build_schedule
 from distjet.training.progress import Progress, ProgressWriter
 from distjet.training.settings import METRICS_FILE, TrainConfig
@@ -34,10 +37,15 @@ from distjet.training.task import CalibrationTask, feature_columns
 
 logger = logging.getLogger(__name__)
 
-CHECK_EVERY_STEPS = 20
-"Steps between looks at the host: interruption, non-finite loss, progress."
+CHECK_EVERY_STEPS, CHECK_EVERY_S = 20, 2.0
+"Most steps between looks at the host (interruption, non-finite loss, progress), and seconds, where steps are slow."
 
 Reporter = Callable[[dict[str, float]], None]
+
+
+def steps_between_looks(step_s: float) -> int:
+    """Return after how many steps to look again, for the time of a step."""
+    return max(1, min(CHECK_EVERY_STEPS, int(CHECK_EVERY_S / step_s)))
 
 
 class Interrupted(Exception):
@@ -52,7 +60,7 @@ class EpochState:
     best_value: float = math.inf
     best_epoch: int = -1
     sums: list[float] = field(default_factory=list)
-    "Sums of loss terms and weights of the epoch under way; empty at its beginning."
+    "Sums of loss terms and weights of the epoch under way, over all processes; empty at its beginning."
 
 
 class Trainer:
@@ -65,6 +73,8 @@ class Trainer:
         device: torch.device,
         report: Reporter,
         should_stop: Callable[[], bool],
+        at: Callable[[int, int, str], None] = lambda epoch, step, doing: None,
+        publish: Publish | None = None,
     ) -> None:
         """Build everything; nothing is read from the data yet.
 
@@ -74,13 +84,17 @@ class Trainer:
             device: Where it computes.
             report: Called on every process with the metrics of each epoch.
             should_stop: Asked now and then on every process; any True stops all of them.
+            at: Told where the training is: the epoch, its step (from 1), and what is done there.
+            publish: Told now and then on every process how it goes there.
         """
         torch.manual_seed(config.seed)
-        self.config, self.ranks, self.device, self.report, self.should_stop = config, ranks, device, report, should_stop
+        self.config, self.ranks, self.device = config, ranks, device
+        self.report, self.should_stop, self.at, self.publish = report, should_stop, at, publish
         manifest = Manifest.load(config.dataset)
         self.task = CalibrationTask(config, manifest, device)
         self.streams = {split: self._stream(manifest, split) for split in ("train", "val")}
-        self.model = self.task.build_model()
+        with naming_a_lack_of_memory(lambda: "the weights of the model"):
+            self.model = self.task.build_model()
         if config.compile:
             self.model.compile_network()
         self.averaged = self._averaged()
@@ -90,6 +104,10 @@ class Trainer:
         self.store = CheckpointStore(config.output / "checkpoints")
         self.history = History(config.output)
         self.progress = ProgressWriter(config.output, ranks.is_main)
+        self.meter = Meter(self.streams["train"], device)
+        self.suspects = Suspects(self.streams["train"])
+        self.place = "the beginning"
+        self.seconds_between_epochs = 0.0
         self.state = EpochState()
         self.last_checkpoint_s = self.clock_s = time.monotonic()
 
@@ -102,15 +120,21 @@ class Trainer:
         Raises:
             Interrupted: If the run was asked to stop.
         """
-        self._resume()
+        with naming_a_lack_of_memory(lambda: self.place):
+            self._resume()
+            self._fit()
+        return self._summary()
+
+    def _fit(self) -> None:
         while self.state.epoch < self.config.num_epochs and not self._out_of_patience():
             started = time.monotonic()
             train_metrics = self._train_epoch()
+            trained = time.monotonic()
             metrics = {"epoch": self.state.epoch + 1, **train_metrics, **self._validate()}
             metrics["epoch_seconds"] = time.monotonic() - started
             self._finish_epoch(metrics)
             self.report(metrics)
-        return self._summary()
+            self.seconds_between_epochs = time.monotonic() - trained
 
     # --- one epoch -------------------------------------------------------------------------------------------------
 
@@ -120,17 +144,19 @@ class Trainer:
         sums = self._zeros()
         if self.state.sums and self.ranks.is_main:
             sums += torch.tensor(self.state.sums, dtype=torch.float64, device=self.device)
-        first, started = stream.step, time.monotonic()
+        self.meter.start()
         self._start_clock()
-        for batch in stream:
+        next_look = stream.step + 1
+        for batch in stream if stream.epoch == self.state.epoch else ():  # else it was stopped in its validation
+            self._enter(stream, batch, "makes a step")
             self._seed(stream.epoch, stream.step)
             sums += self._step(batch.to(self.device))
-            if stream.step % CHECK_EVERY_STEPS == 0 or stream.step == len(stream):
-                seconds = time.monotonic() - started
-                self._look(sums, stream, rate=(stream.step - first) * stream.mean_batch_size / max(seconds, 1e-9))
-        self.state.sums = []
+            if stream.step >= next_look or stream.step == len(stream):
+                next_look = stream.step + self._look(sums, stream)
+            self.at(stream.epoch + 1, stream.step + 1, "waits for a batch")
         self._stop_clock()
-        return self._averages("train", sums)
+        self.state.sums = parallel.all_reduce_sum(sums, self.ranks).tolist()
+        return self._averages("train", self.state.sums) | self._speed()
 
     def _step(self, batch: GraphBatch) -> Tensor:
         """Make one step; return this process's sums of loss, terms and weights, and the norm of the gradient."""
@@ -146,46 +172,98 @@ class Trainer:
             self.schedule.step()
         if self.averaged is not None:
             self.averaged.update(self.model)
+        self.suspects.note(sums.graphs, norm)
         return torch.cat([sums.total.detach()[None], sums.terms, sums.weight[None], norm[None]]).double()
 
-    def _look(self, sums: Tensor, stream: JetStream, rate: float) -> None:
-        """Everything that makes the host wait for the device."""
-        total, norm = parallel.all_reduce_sum(sums[[0, -1]].clone(), self.ranks).tolist()
+    def _look(self, sums: Tensor, stream: JetStream) -> int:
+        """Everything that makes the host wait for the device; return after how many steps to look again."""
+        total, weight, norm = parallel.all_reduce_sum(sums[[0, -2, -1]].clone(), self.ranks).tolist()
         if not (math.isfinite(total) and math.isfinite(norm)):
-            raise UserError(
-                f"the loss or its gradient is not finite (sums {total:g}, {norm:g}) in epoch {stream.epoch + 1} between steps "
-                f"{max(stream.step - CHECK_EVERY_STEPS, 0)} and {stream.step}; lower optimizer.lr, or look for extreme inputs "
-                "in the dataset"
-            )
-        if self.progress.due():
-            lr = self.optimizer.param_groups[0]["lr"]
-            position = (stream.epoch + 1, self.config.num_epochs, stream.step, len(stream))
-            self.progress.write(Progress(*position, round(stream.mean_batch_size), rate, lr))
-        overdue = time.monotonic() - self.last_checkpoint_s > 60 * self.config.checkpoint_minutes
-        stop = parallel.agree(self.should_stop(), self.device, self.ranks)
-        if stop or parallel.agree(overdue, self.device, self.ranks):
+            raise NonFiniteError(self.suspects.explain(stream.epoch, self.device, self.ranks))
+        self.suspects.forget()
+        is_late = time.monotonic() - self.last_checkpoint_s > 60 * self.config.checkpoint_minutes
+        mine = (self.should_stop(), is_late, self.meter.stall_fraction, self.meter.gpu_memory_gib, self.meter.seconds_per_step)
+        stop, overdue, stall, memory, step_s = parallel.largest(mine, self.device, self.ranks)
+        if self.progress.due(at_end=stream.step == len(stream)):
+            self.progress.write(self._moment(stream, total / weight, stall, memory))
+        if self.publish is not None:
+            self.publish(vars(stream.counters), self._numbers(stream, total / weight))
+        if stop or overdue:
             self.state.sums = parallel.all_reduce_sum(sums.clone(), self.ranks).tolist()
             self._stop_clock()
             self._save()
             self._start_clock()
         if stop:
             raise Interrupted(f"stopped in epoch {stream.epoch + 1} after step {stream.step} of {len(stream)}")
+        return steps_between_looks(step_s)
+
+    def _moment(self, stream: JetStream, loss: float, stall: float, memory: float) -> Progress:
+        """Say where the training is; called on the main process alone."""
+        epochs_left, rate = self.config.num_epochs - stream.epoch, self.meter.jets_per_s
+        jets_left = (epochs_left * len(stream) - stream.step) * stream.mean_batch_size
+        return Progress(
+            epoch=stream.epoch + 1,
+            num_epochs=self.config.num_epochs,
+            step=stream.step,
+            num_steps=len(stream),
+            batch_size=round(stream.mean_batch_size),
+            graphs_per_s=rate,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            loss=loss,
+            best=self.state.best_value if math.isfinite(self.state.best_value) else None,
+            metric=self.config.selection.metric,
+            seconds_left=jets_left / rate + epochs_left * self.seconds_between_epochs,
+            stall_fraction=stall,
+            gpu_memory_gib=memory if self.device.type == "cuda" else None,
+            gpu_utilisation=self.meter.gpu_utilisation(),
+            updated_s=time.time(),
+        )
+
+    def _numbers(self, stream: JetStream, loss: float) -> dict[str, float]:
+        """What is of interest at this moment of this process, for those who compare processes."""
+        position = {"epoch": stream.epoch + 1, "step": stream.step, "loss": loss}
+        speed = {"jets_per_s": self.meter.jets_per_s, "stall_fraction": self.meter.stall_fraction}
+        return position | speed | ({"gpu_memory_gib": self.meter.gpu_memory_gib} if self.device.type == "cuda" else {})
+
+    def _speed(self) -> dict[str, float]:
+        """How fast the epoch was: of all processes together, and of the one that waited or needed most."""
+        readings = (self.meter.stall_fraction, self.meter.gpu_memory_gib)
+        stall, memory = parallel.largest(readings, self.device, self.ranks)
+        speed = {"jets_per_s": self.meter.jets_per_s, "stall_fraction": stall}
+        return speed | ({"gpu_memory_gib": memory} if self.device.type == "cuda" else {})
 
     def _validate(self) -> dict[str, float]:
         model = self.averaged.module if self.averaged is not None else self.model
         model.eval()
-        sums = self._zeros()
+        sums, stream = self._zeros(), self.streams["val"]
         histogram = ResponseHistogram(self.config.closure, self.task.energy_range_gev, self.device)
+        suspects, no_gradient = Suspects(stream), torch.zeros((), device=self.device)
+        started, next_look = time.monotonic(), 1
         with torch.no_grad():
-            for batch in self.streams["val"]:
+            for batch in stream:
+                self._enter(stream, batch, "validates")
                 on_device = batch.to(self.device)
                 with self._autocast():
                     calibrated = model(on_device)
                 loss = self.task.loss(calibrated, on_device)
                 sums[:-1] += torch.cat([loss.total[None], loss.terms, loss.weight[None]]).double()
+                suspects.note(loss.graphs, no_gradient)
                 self.task.observe(histogram, calibrated, on_device)
+                if stream.step >= next_look:
+                    next_look = stream.step + self._stop_if_asked((time.monotonic() - started) / stream.step)
+        everyone = parallel.all_reduce_sum(sums, self.ranks).tolist()
+        if not math.isfinite(everyone[0]):
+            raise NonFiniteError(suspects.explain(stream.epoch - 1, self.device, self.ranks))
         closure = {f"val_{name}": value for name, value in histogram.closure(self.ranks).items()}
-        return self._averages("val", sums) | closure
+        return self._averages("val", everyone) | closure
+
+    def _stop_if_asked(self, step_s: float) -> int:
+        """Stop within a validation, which is made anew when the training goes on; else return when to look again."""
+        stop, longest_s = parallel.largest((self.should_stop(), step_s), self.device, self.ranks)
+        if stop:
+            self._save()
+            raise Interrupted(f"stopped in the validation of epoch {self.state.epoch + 1}")
+        return steps_between_looks(longest_s)
 
     def _finish_epoch(self, metrics: dict[str, float]) -> None:
         """Decide whether this is the best epoch, on the main process's numbers, and write everything down."""
@@ -197,6 +275,7 @@ class Trainer:
             if self.ranks.is_main:
                 self.store.save_best(self._kept(), self.state.epoch)
         self.state.epoch += 1
+        self.state.sums = []
         if self.ranks.is_main:
             self.history.append(metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
         self._save()
@@ -286,6 +365,15 @@ class Trainer:
         """Sums of an epoch: loss, each term, weights, gradient norms."""
         return torch.zeros(len(self.task.terms) + 3, dtype=torch.float64, device=self.device)
 
+    def _enter(self, stream: JetStream, batch: GraphBatch, doing: str) -> None:
+        """Remember where the training is, in words that are needed if it ends here."""
+        steps_before = 0 if stream.split == "train" else len(self.streams["train"])
+        self.at(self.state.epoch + 1, steps_before + stream.step, doing)
+        self.place = (
+            f"epoch {self.state.epoch + 1}, step {stream.step} of the {stream.split} split on worker {self.ranks.world_rank} "
+            f"({batch.num_graphs} jets with {batch.num_nodes} nodes and {batch.num_edges} edges)"
+        )
+
     def _start_clock(self) -> None:
         self.clock_s = time.monotonic()
 
@@ -295,10 +383,8 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def _averages(self, prefix: str, sums: Tensor) -> dict[str, float]:
-        loss, *terms, weight, _ = parallel.all_reduce_sum(sums.clone(), self.ranks).tolist()
-        if not math.isfinite(loss):
-            raise UserError(f"the loss on the {prefix} split is {loss} in epoch {self.state.epoch + 1}; lower optimizer.lr")
+    def _averages(self, prefix: str, sums: list[float]) -> dict[str, float]:
+        loss, *terms, weight, _ = sums
         named = {f"{prefix}_loss_{t.observable}": v / weight for t, v in zip(self.task.terms, terms, strict=True)}
         return {f"{prefix}_loss": loss / weight, **named}
 

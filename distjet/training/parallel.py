@@ -5,16 +5,37 @@ are averaged by DDP, so a loss is divided by GLOBAL sums and multiplied with the
 same step as one.
 """
 
+import logging
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from distjet.ranks import RankInfo
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 
 def wrap(model: nn.Module, ranks: RankInfo) -> nn.Module:
-    """Wrap a model for data-parallel training; a bare model for one process."""
-    return nn.parallel.DistributedDataParallel(model) if ranks.world_size > 1 else model
+    """Wrap a model for data-parallel training; a bare model for one process.
+
+    A batch norm would normalise with the share of one process: W processes are not one then, which a warning says. Its running
+    moments are those of the main process, sent to all before each step.
+    """
+    if ranks.world_size == 1:
+        return model
+    has_batch_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+    if has_batch_norm and ranks.is_main:
+        logger.warning(
+            "the model has a batch norm, which sees the share of one worker: %d workers do not train as one does. LayerNorm or "
+            "GraphNorm do not depend on their number.",
+            ranks.world_size,
+        )
+    return nn.parallel.DistributedDataParallel(model)
 
 
 def all_reduce_sum(value: Tensor, ranks: RankInfo) -> Tensor:
@@ -29,6 +50,23 @@ def agree(flag: bool, device: torch.device, ranks: RankInfo) -> bool:
     if ranks.world_size == 1:
         return flag
     return bool(all_reduce_sum(torch.tensor(float(flag), device=device), ranks).item() > 0)
+
+
+def largest(values: Sequence[float], device: torch.device, ranks: RankInfo) -> list[float]:
+    """Return the maximum of each value over all processes, with one message; all processes get the same answer."""
+    if ranks.world_size == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def gather(value: T, ranks: RankInfo) -> list[T]:
+    """Return the plain values of all processes, in their order, on each of them."""
+    everyone = [value] * ranks.world_size
+    if ranks.world_size > 1:
+        dist.all_gather_object(everyone, value)
+    return everyone
 
 
 def broadcast_main(value: float, device: torch.device, ranks: RankInfo) -> float:

@@ -4,16 +4,16 @@ This file imports neither torch nor ray, so that a wrong key is reported at once
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from distjet.config import Config, component_type
 from distjet.dataset.streaming.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
+from distjet.storage import Location, check_url
 
 METRICS_FILE = "metrics.json"
 "Written last, by a training that has finished."
@@ -123,25 +123,64 @@ class ResourcesConfig(Config):
 
     num_workers: int = Field(default=2, ge=0)
     "Processes of the run, one GPU each where GPUs are; 0 trains in the calling process without Ray."
+    min_workers: int | None = Field(default=None, ge=1)
+    """With fewer processes than num_workers, but so many, the run starts or goes on when there is no room for more, and takes
+    more when there is, each time from the newest checkpoint; null: it waits. A step takes the same jets with any number."""
     cpus_per_worker: int = Field(default=1, ge=1)
     "Cores of each process: threads of torch."
     use_gpu: bool | None = None
     "null: use GPUs if there are any."
+    gpus_per_worker: float = Field(default=1.0, gt=0, le=1)
+    "Below 1, runs of one process share a GPU: the trials of a sweep, the members of an ensemble."
     address: str | None = None
     "Ray cluster to join, e.g. auto; null: the one in RAY_ADDRESS, else one started for this run."
     max_failures: int = Field(default=3, ge=0)
     "How often a run survives the loss of a worker."
-    timeout_s: int = Field(default=600, ge=1)
-    "After so many seconds without an answer from another worker, a collective operation fails."
+    timeout_s: int = Field(default=300, ge=1)
+    "After so many seconds without a step, the worker that hangs is named, and all are started again."
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "ResourcesConfig":
+        if self.num_workers > 1 and self.gpus_per_worker < 1:
+            raise ValueError("gpus_per_worker below 1 needs num_workers 0 or 1: NCCL does not let workers of a run share a GPU")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers must be at most num_workers={self.num_workers} (got {self.min_workers})")
+        return self
+
+
+def as_tracking_address(given: str) -> str:
+    """Accept a folder, `environment`, or a URI without a secret."""
+    check_url(given)
+    return given
+
+
+class TrackingConfig(Config):
+    """Who is told of the training beside its own directory; no part of its identity."""
+
+    mlflow: Annotated[str, AfterValidator(as_tracking_address)] | None = None
+    """MLflow: a folder (a SQLite file in it), the URI of a server or a database, or `environment` for what MLFLOW_TRACKING_URI
+    says; credentials in the environment alone (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD). null: nobody."""
+    experiment: str = "distjet"
+    "Under which name MLflow groups runs."
+
+
+class EnsembleConfig(Config):
+    """Several trainings that differ in their seeds alone; no part of the identity of any of them."""
+
+    num_members: int = Field(default=1, ge=1)
+    "Above 1, so many runs in members/, with the seeds seed, seed + 1, ...; it may be raised later."
+    max_concurrent: int | None = Field(default=None, ge=0)
+    """Members at the same time; null: as many as the cluster has room for, at resources each; 0: one after the other in this
+    process."""
 
 
 class TrainConfig(Config):
     """One training."""
 
-    output: Path
-    "The run's directory."
-    dataset: Path
-    "A dataset made by `distjet prepare`."
+    output: Location
+    "The run's directory, or s3://bucket/folder."
+    dataset: Location
+    "A dataset made by `distjet prepare`: a folder, or s3://bucket/folder."
     seed: int = Field(default=1, ge=0)
     "Determines initial weights and the order of the data."
     num_epochs: int = Field(default=20, ge=1)
@@ -176,10 +215,15 @@ class TrainConfig(Config):
     "Jets and bins of the closure on the validation split, by which the best epoch is selected."
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     "A checkpoint is written after every epoch, and within an epoch at this interval."
+    ensemble: EnsembleConfig = EnsembleConfig()
+    "Several trainings side by side instead of one."
     resources: ResourcesConfig = ResourcesConfig()
     "Where it runs."
+    tracking: TrackingConfig = TrackingConfig()
+    "Who else is told of it."
 
     def identity(self, fingerprint: str) -> dict[str, Any]:
         """Return what defines the result: everything but resources and paths, and the data by their fingerprint."""
-        content = self.model_dump(mode="json", exclude={"output", "dataset", "resources", "checkpoint_minutes", "stream"})
+        elsewhere = {"output", "dataset", "resources", "tracking", "checkpoint_minutes", "stream", "ensemble"}
+        content = self.model_dump(mode="json", exclude=elsewhere)
         return content | {"dataset_fingerprint": fingerprint, "stream": self.stream.identity()}

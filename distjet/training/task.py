@@ -37,6 +37,8 @@ class LossSums:
     "Weighted sum of each term before its factor, detached, shape (T,)."
     weight: Tensor
     "Sum of weights, shape ()."
+    graphs: Tensor
+    "What each graph adds to the loss, detached, shape (B,)."
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,13 @@ class CalibrationTask:
     def loss(self, calibrated: Calibrated, batch: GraphBatch) -> LossSums:
         """Sum the loss over a batch."""
         weight = self.weighting(batch)
-        sums = []
+        graphs = []
         for term in self.terms:
             residual, valid = self._residual(term, calibrated, batch)
-            sums.append((term.function(residual) * weight * valid).sum())
+            graphs.append(term.function(residual) * weight * valid)
+        sums = [values.sum() for values in graphs]
         total = torch.stack([term.weight * value for term, value in zip(self.terms, sums, strict=True)]).sum()
-        return LossSums(total, torch.stack(sums).detach(), weight.sum())
+        return LossSums(total, torch.stack(sums).detach(), weight.sum(), torch.stack(graphs).detach().sum(0))
 
     def observe(self, histogram: ResponseHistogram, calibrated: Calibrated, batch: GraphBatch) -> None:
         """Fill the energy response of a batch into a histogram."""

@@ -14,7 +14,9 @@ import psutil
 import pytest
 import torch
 
-from distjet.cluster.train import _use_gpu, train
+from distjet.cluster.connect import wants_gpu
+from distjet.cluster.deaths import read_deaths
+from distjet.cluster.train import train
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.stream import JetStream, StreamConfig
@@ -59,10 +61,15 @@ def one_process(toy_dataset: Manifest, tmp_path_factory: pytest.TempPathFactory)
     return output
 
 
+class EndOfTrial(Exception):
+    """What a sweep raises to end a training."""
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_two_workers_equal_one_process(toy_dataset: Manifest, one_process: Path, ray_cluster, tmp_path: Path) -> None:
-    metrics = train(config(toy_dataset, tmp_path / "two", "resources.num_workers=2", "resources.use_gpu=false"))
+    settings = config(toy_dataset, tmp_path / "two", "resources.num_workers=2", "resources.use_gpu=false")
+    metrics = train(settings)
     assert metrics["num_workers"] == 2
     expected, found = (read_rows(path / "history.jsonl") for path in (one_process, tmp_path / "two"))
     for a, b in zip(expected, found, strict=True):
@@ -71,6 +78,28 @@ def test_two_workers_equal_one_process(toy_dataset: Manifest, one_process: Path,
         assert b["val_mean_abs_bias"] == pytest.approx(a["val_mean_abs_bias"], abs=1e-3)
     for name, value in best_weights(one_process).items():
         torch.testing.assert_close(best_weights(tmp_path / "two")[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_what_a_report_raises_stops_the_workers_and_reaches_the_caller(
+    toy_dataset: Manifest, ray_cluster, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    def end_after_the_second_epoch(row: dict[str, float]) -> None:
+        seen.append(row["epoch"])
+        if len(seen) == 2:
+            raise EndOfTrial
+
+    resources = "resources={num_workers: 1, use_gpu: false}"
+    with pytest.raises(EndOfTrial):
+        train(config(toy_dataset, tmp_path / "run", "num_epochs=3000", resources), end_after_the_second_epoch)
+    assert seen == [1, 2]
+    saved = decode(CheckpointStore(tmp_path / "run" / "checkpoints").newest())
+    assert 2 <= saved["state"]["epoch"] < 3000
+    assert not (tmp_path / "run" / "stop").exists()
+    assert not (tmp_path / "run" / "failure.json").exists()
 
 
 def read_part(path: str, rank: int, state: dict | None) -> tuple[list[list[tuple]], dict]:
@@ -105,16 +134,16 @@ def test_two_workers_read_every_row_once_also_when_they_are_replaced(toy_dataset
 def test_more_workers_than_the_machine_holds_is_an_error_that_says_what_to_do(toy_dataset: Manifest, tmp_path: Path) -> None:
     settings = config(toy_dataset, tmp_path, "resources.num_workers=99")
     with pytest.raises(ConfigError, match="99 workers x 1 cores requested, this machine has 4"):
-        _use_gpu(settings, {"CPU": 4.0}, is_own_cluster=True)
+        wants_gpu(settings.resources, {"CPU": 4.0}, is_own_cluster=True)
     with pytest.raises(ConfigError, match=r"has 2 GPUs; set resources\.use_gpu=false or resources\.num_workers=2"):
-        _use_gpu(settings, {"CPU": 99.0, "GPU": 2.0}, is_own_cluster=True)
+        wants_gpu(settings.resources, {"CPU": 99.0, "GPU": 2.0}, is_own_cluster=True)
 
 
 def test_a_cluster_that_may_grow_is_asked_for_gpus_explicitly(toy_dataset: Manifest, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"say resources\.use_gpu=true"):
-        _use_gpu(config(toy_dataset, tmp_path), {}, is_own_cluster=False)
-    assert _use_gpu(config(toy_dataset, tmp_path, "resources.use_gpu=true"), {}, is_own_cluster=False)
-    assert not _use_gpu(config(toy_dataset, tmp_path, "resources.use_gpu=false"), {"GPU": 8.0}, is_own_cluster=False)
+        wants_gpu(config(toy_dataset, tmp_path).resources, {}, is_own_cluster=False)
+    assert wants_gpu(config(toy_dataset, tmp_path, "resources.use_gpu=true").resources, {}, is_own_cluster=False)
+    assert not wants_gpu(config(toy_dataset, tmp_path, "resources.use_gpu=false").resources, {"GPU": 8.0}, is_own_cluster=False)
 
 
 @pytest.mark.integration
@@ -139,7 +168,7 @@ def driver_of(manifest: Manifest, output: Path, *overrides: str) -> Iterator[sub
     environment = os.environ | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jobs.train", *arguments]
     with log_of(output).open("wb") as log:
-        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, start_new_session=True)
+        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             yield driver
         finally:
@@ -177,40 +206,67 @@ def kill_session(driver: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.integration
 @pytest.mark.timeout(400)
-def test_sigkill_of_a_worker_then_of_the_driver_changes_nothing(toy_dataset: Manifest, tmp_path: Path) -> None:
+def test_workers_that_are_told_to_go_or_killed_and_a_killed_driver_change_nothing(
+    toy_dataset: Manifest, tmp_path: Path
+) -> None:
     epochs = "num_epochs=40"
     train(config(toy_dataset, tmp_path / "whole", epochs, "resources.num_workers=0"))
     output = tmp_path / "killed"
     with driver_of(toy_dataset, output, epochs, "resources.num_workers=2") as driver:
-        wait_for_epoch(output, 2, driver)
-        victims = train_workers(driver)
-        assert len(victims) == 2
-        victims[1].send_signal(signal.SIGKILL)
-        survived = len(read_rows(output / "history.jsonl"))
-        assert survived < 30, "the training was over before anything was killed"
-        wait_for_epoch(output, survived + 3, driver)
+        for number, rank in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
+            finished = len(read_rows(output / "history.jsonl"))
+            assert finished < 30, "the training was over before everything was done to it"
+            wait_for_epoch(output, finished + 2, driver)
+            victims = train_workers(driver)
+            assert len(victims) == 2
+            victims[rank].send_signal(number)
+            wait_until_gone(victims[rank])
+        wait_for_epoch(output, len(read_rows(output / "history.jsonl")) + 2, driver)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait(timeout=30)
+    told, killed = (death.what for death in read_deaths(output))
+    assert told.startswith("was told to go by SIGTERM")
+    assert killed.startswith("died: ")
+    messages = log_of(output).read_text()
+    assert messages.count("died: ") == 1
+    assert "raylet" not in messages, "Ray says the same in five lines"
+    assert "Traceback" not in messages
     assert not (output / "metrics.json").exists()
     with driver_of(toy_dataset, output, epochs, "resources.num_workers=2") as driver:
         assert driver.wait(timeout=180) == 0, log_of(output).read_text()
-    expected, found = (read_json(path / "metrics.json") for path in (tmp_path / "whole", output))
-    assert found["num_epochs"] == expected["num_epochs"] == 40
-    assert [row["epoch"] for row in read_rows(output / "history.jsonl")] == list(range(1, 41))
+    assert_same_training(tmp_path / "whole", output)
+
+
+def assert_same_training(whole: Path, parts: Path) -> None:
+    """Two runs ended with the same numbers, up to rounding, and have every epoch once."""
+    expected, found = (read_json(path / "metrics.json") for path in (whole, parts))
+    num_epochs = expected["num_epochs"]
+    assert found["num_epochs"] == num_epochs
+    assert [row["epoch"] for row in read_rows(parts / "history.jsonl")] == list(range(1, num_epochs + 1))
     assert found["last"]["val_loss"] == pytest.approx(expected["last"]["val_loss"], rel=1e-3)
     assert found["last"]["val_mean_abs_bias"] == pytest.approx(expected["last"]["val_mean_abs_bias"], abs=5e-3)
 
 
+def wait_until_gone(process: psutil.Process) -> None:
+    psutil.wait_procs([process], timeout=60)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("num_workers", [0, 2], ids=["in_process", "on_ray"])
-def test_sigterm_writes_a_checkpoint_and_exits_with_its_number(toy_dataset: Manifest, tmp_path: Path, num_workers: int) -> None:
+@pytest.mark.parametrize(("num_workers", "number"), [(0, signal.SIGUSR1), (2, signal.SIGTERM)], ids=["in_process", "on_ray"])
+def test_a_signal_makes_a_checkpoint_within_seconds_and_the_exit_code(
+    toy_dataset: Manifest, tmp_path: Path, num_workers: int, number: signal.Signals
+) -> None:
     output = tmp_path / "run"
     overrides = ["num_epochs=3000", "checkpoint_minutes=60", f"resources.num_workers={num_workers}"]
     with driver_of(toy_dataset, output, *overrides) as driver:
         wait_for_epoch(output, 1, driver)
-        driver.send_signal(signal.SIGTERM)
-        assert driver.wait(timeout=60) == 128 + signal.SIGTERM
+        driver.send_signal(number)
+        sent_s = time.time()
+        assert driver.wait(timeout=60) == 128 + number
+    newest = max(file.stat().st_mtime for file in (output / "checkpoints").glob("epoch-*.json"))
+    assert newest - sent_s < 10
     messages = log_of(output).read_text()
     assert "the same command continues" in messages
     assert "Traceback" not in messages

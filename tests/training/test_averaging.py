@@ -31,3 +31,12 @@ def test_a_loaded_average_continues() -> None:
     second.update(model)
     assert torch.equal(first.module.weight, second.module.weight)
     assert not torch.equal(first.module.weight, model.weight)
+
+
+def test_what_a_batch_norm_has_seen_is_kept_with_the_average() -> None:
+    model = nn.BatchNorm1d(3)
+    average = WeightAverage(model, 0.9)
+    model(torch.randn(50, 3) + 7)
+    average.update(model)
+    assert torch.equal(average.module.running_mean, model.running_mean)
+    assert average.module.running_mean.min() > 0.5

@@ -1,0 +1,105 @@
+"""Which Ray cluster does a training run on, and does it have what is asked for?
+
+Ray is quiet unless distjet is verbose: what a user needs of it is said by distjet. The dashboard of a cluster of our own is on,
+bound to this machine: it costs a second, and Ray needs it to give back what a stopped trial of a sweep has reserved.
+"""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from distjet.errors import ConfigError
+from distjet.training.settings import ResourcesConfig
+
+logger = logging.getLogger(__name__)
+
+SAID_BY_US = "A worker died or was killed while executing a task"
+"What Ray's nodes tell every driver, whatever it asked for; distjet says it with the cause, in one line."
+
+
+@contextmanager
+def cluster(resources: ResourcesConfig) -> Iterator[bool]:
+    """Connect to the Ray cluster that is wanted, or start one on this machine for the time of the run.
+
+    Yields:
+        Whether the cluster is this machine alone.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    if not address and "ray" not in sys.modules:  # read on import; Ray listens on more than the loopback address
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    is_verbose = logger.isEnabledFor(logging.DEBUG)
+    if not is_verbose:
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", SAID_BY_US)  # read on import
+    import ray
+
+    if ray.is_initialized():
+        yield False
+        return
+    own = {
+        "num_cpus": max(os.cpu_count() or 1, 2),
+        "include_dashboard": True,
+        "_node_ip_address": "127.0.0.1",
+        "runtime_env": {"worker_process_setup_hook": f"{__name__}.{tell_which_cluster.__name__}"},
+    }
+    level = logging.INFO if is_verbose else logging.ERROR
+    wanted = {"address": address} if address else {"address": "local", **own}
+    context = ray.init(**wanted, log_to_driver=is_verbose, logging_level=level)
+    _point_to_dashboard(context, is_own=not address)
+    try:
+        yield not address
+    finally:
+        ray.shutdown()
+
+
+def tell_which_cluster() -> None:
+    """Name its cluster to a worker's process: parts of Ray look for any on the machine, and may find that of somebody else."""
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+
+def _point_to_dashboard(context: Any, *, is_own: bool) -> None:
+    """Say where to look at the cluster, also from a machine that is not its head."""
+    logger.debug("Ray's logs, and those of its workers: %s/logs", context.address_info["session_dir"])
+    if url := context.dashboard_url:
+        head = socket.gethostname() if is_own else context.address_info["gcs_address"].rsplit(":", 1)[0]
+        token = "; token: ray get-auth-token" if os.environ.get("RAY_AUTH_MODE") == "token" else ""
+        tunnel = f"ssh -N -L {url.rsplit(':', 1)[1]}:{url} {head}"
+        logger.info("Ray dashboard: http://%s (from elsewhere: %s%s)", url, tunnel, token)
+
+
+def wants_gpu(resources: ResourcesConfig, available: Mapping[str, float], *, is_own_cluster: bool) -> bool:
+    """Decide on GPUs from what the cluster has; a cluster that was joined may grow when workers are asked for.
+
+    Args:
+        resources: What is asked for.
+        available: Ray's resources of the cluster, by name.
+        is_own_cluster: Whether the cluster is this machine alone.
+
+    Raises:
+        ConfigError: If the cluster cannot hold the workers, or it is not known whether it will have GPUs.
+    """
+    num_gpus, num_cpus = int(available.get("GPU", 0)), int(available.get("CPU", 0))
+    if not is_own_cluster:
+        if resources.use_gpu is None and num_gpus == 0:
+            raise ConfigError("the Ray cluster has no GPU now; say resources.use_gpu=true (it will grow) or false (use CPUs)")
+        return num_gpus > 0 if resources.use_gpu is None else resources.use_gpu
+    use_gpu = num_gpus > 0 if resources.use_gpu is None else resources.use_gpu
+    least = resources.min_workers or resources.num_workers
+    if use_gpu and num_gpus < least * resources.gpus_per_worker:
+        raise ConfigError(
+            f"{least} workers x {resources.gpus_per_worker:g} GPU requested, this machine has {num_gpus} GPUs; "
+            f"set resources.use_gpu=false{f' or resources.num_workers={num_gpus}' if num_gpus else ''}"
+        )
+    if num_cpus < least * resources.cpus_per_worker:
+        raise ConfigError(
+            f"{least} workers x {resources.cpus_per_worker} cores requested, this machine has {num_cpus}; "
+            "set resources.num_workers or resources.cpus_per_worker lower"
+        )
+    return use_gpu
