@@ -10,16 +10,19 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from distjet.errors import ConfigError, UserError
+from distjet.storage import without_secrets
 
 app = typer.Typer(
     name="distjet",
-    help="From ROOT ntuples to calibrated jets: simulate, prepare, train, evaluate; inspect and verify datasets.",
+    help="From ROOT ntuples to calibrated jets: simulate, prepare, train, tune, evaluate; inspect and verify datasets.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,9 +34,12 @@ EXAMPLES = {
     "inspect": "outputs/dataset",
     "verify": "outputs/dataset",
     "train": "conf/calibration/constituent_gnn.yaml dataset=FOLDER output=FOLDER",
+    "tune": "conf/sweep/quickstart.yaml base.dataset=FOLDER output=FOLDER",
     "evaluate": "conf/evaluation/response.yaml run=FOLDER output=FOLDER",
     "quickstart": "conf/quickstart/quickstart.yaml",
 }
+
+VERBOSE = ("-v", "--verbose")
 
 ABOUT_DATASETS = ("inspect", "verify")
 "Verbs that take the folder of a dataset as it stands, without `dataset=`."
@@ -64,19 +70,23 @@ def run_verb(verb: str, arguments: list[str] | None = None, *, verbose: bool = F
     if arguments == ["--keys"]:
         return show_keys(verb)
     _set_up_logging(verbose)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # so that a network of one's own is found where one works
-    try:
+    with _problems_as_messages(verb, "" if verb in ABOUT_DATASETS else "; the same command continues"):
         files, overrides = split_arguments(verb, sys.argv[1:] if arguments is None else arguments)
-        return _call(verb, files, overrides)
+        return _call(verb, load_verb(verb, files, overrides))
+
+
+@contextmanager
+def _problems_as_messages(verb: str, after_interrupt: str = "") -> Iterator[None]:
+    """Turn a problem of the user, and Ctrl-C, into one message and an exit code."""
+    try:
+        yield
     except UserError as error:
-        sys.stderr.write(f"distjet {verb}: error: {error}\n")
+        sys.stderr.write(without_secrets(f"distjet {verb}: error: {error}\n"))
         raise SystemExit(2) from None
     except BaseException as error:
         if not _is_interrupt(error):
             raise
-        hint = "" if verb in ABOUT_DATASETS else "; the same command continues"
-        sys.stderr.write(f"distjet {verb}: interrupted{hint}\n")
+        sys.stderr.write(f"distjet {verb}: interrupted{after_interrupt}\n")
         raise SystemExit(128 + signal.SIGINT) from None
 
 
@@ -109,15 +119,30 @@ def show_keys(verb: str) -> None:
         typer.echo(f"{key}{value}{f'  # {description}' if description else ''}")
 
 
-def _call(verb: str, files: list[Path], overrides: list[str]) -> Any:
+def load_verb(verb: str, files: list[Path], overrides: list[str]) -> Any:
+    """Load and validate the configuration of a verb.
+
+    Raises:
+        ConfigError: With every problem found, and an example if no file was given.
+    """
     from distjet import verbs
+    from distjet.cluster.upload import check_paths_in_job
     from distjet.config import load
 
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # so that a network of one's own is found where one works
     try:
         config: Any = load(verbs.CONFIGS[verb], files, overrides)
     except ConfigError as error:
         hint = "" if files else f"\nFor example `distjet {verb} {EXAMPLES[verb]}`; `distjet {verb} --keys` lists keys."
         raise ConfigError(f"{error}{hint}") from error
+    check_paths_in_job(config)
+    return config
+
+
+def _call(verb: str, config: Any) -> Any:
+    from distjet import verbs
+
     try:
         return getattr(verbs, verb)(config)
     except OSError as error:
@@ -137,10 +162,18 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__))
 
 
+class _CurrentStderr(logging.StreamHandler[Any]):
+    """Writes to standard error as it is at that moment: a progress line takes its place, to stay below what is written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _set_up_logging(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_CurrentStderr()])
     logging.getLogger("distjet").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
@@ -215,6 +248,15 @@ def train(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = Fa
 
 
 @app.command()
+def tune(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
+    """A sweep over hyperparameters and loss weights; the same command resumes.
+
+    Example: distjet tune conf/sweep/quickstart.yaml base.dataset=outputs/dataset output=outputs/tune
+    """
+    run_verb("tune", ["--keys"] if keys else arguments or [], verbose=verbose)
+
+
+@app.command()
 def evaluate(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
     """Response and resolution before and after calibration -> metrics.json, plots, report.html.
 
@@ -232,6 +274,53 @@ def quickstart(arguments: Arguments = None, verbose: Verbose = False, keys: Keys
     run_verb("quickstart", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
-def main() -> None:
-    """Entry point of the `distjet` command."""
-    app(prog_name="distjet")
+@app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VERB [FILE.yaml ...] [dotted.key=value ...]", help="A command line of distjet."),
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Job server; default: RAY_API_SERVER_ADDRESS.")] = None,
+    submission_id: Annotated[str | None, typer.Option(help="Name of the job: followed if it exists. Needs no VERB.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit, and do not follow.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the job of --submission-id.")] = False,
+    entrypoint_num_cpus: Annotated[float | None, typer.Option(help="Cores for the verb's own process.")] = None,
+    entrypoint_num_gpus: Annotated[float | None, typer.Option(help="GPUs for the verb's own process.")] = None,
+) -> None:
+    """Run a verb as a job on a Ray cluster, with this folder's code; Ctrl-C leaves it running.
+
+    Example: distjet submit train dataset=/shared/dataset output=/shared/train
+    """
+    from distjet.cluster.submit import JobOptions
+
+    _set_up_logging(verbose=False)
+    with _problems_as_messages("submit"):
+        options = JobOptions(address, submission_id, not no_wait, entrypoint_num_cpus, entrypoint_num_gpus)
+    raise typer.Exit(_submit(arguments or [], options, stop=stop))
+
+
+def _submit(arguments: list[str], options: Any, *, stop: bool) -> int:
+    from distjet.cluster import submit as job
+    from distjet.config import unknown
+    from distjet.verbs import CONFIGS, QuickstartVerb
+
+    with _problems_as_messages("submit"):
+        if not arguments and options.submission_id is not None:
+            return job.stop(options) if stop else job.follow_existing(options)
+        if stop or not arguments:
+            raise ConfigError("expected VERB FILE.yaml dotted.key=value; or --submission-id ID, with --stop to stop that job")
+        verb, *rest = arguments
+        if verb not in CONFIGS:
+            raise ConfigError(unknown("verb", verb, CONFIGS))
+    with _problems_as_messages(verb):  # the same errors as from the verb itself
+        files, overrides = split_arguments(verb, [item for item in rest if item not in VERBOSE])
+        config = load_verb(verb, files, overrides)
+        if isinstance(config, QuickstartVerb):
+            config.sections()
+    with _problems_as_messages("submit"):
+        return job.submit(verb, rest, files, config, options)
+
+
+def main(verb: str | None = None) -> None:
+    """Entry point of the `distjet` command, and of the jobs, each with its verb."""
+    app(None if verb is None else [verb, *sys.argv[1:]], prog_name="distjet")

@@ -6,7 +6,6 @@ stand inside the functions, so that help and configuration errors come at once.
 
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,9 +18,12 @@ from distjet.cluster.settings import TasksConfig
 from distjet.config import Config, load
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.evaluation.config import ResponseConfig
+from distjet.provenance import git_commit
 from distjet.run_directory import IDENTITY_FILE, claim, locked, read_json, write_atomically
 from distjet.simulation.samples import SimulateConfig
+from distjet.storage import Location
 from distjet.training.settings import TrainConfig
+from distjet.tuning.settings import TuneConfig, check_ends
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,8 @@ class PrepareVerb(PrepareConfig):
 class InspectVerb(Config):
     """`distjet inspect`."""
 
-    dataset: Path
-    "Folder of the dataset."
+    dataset: Location
+    "Folder of the dataset, or s3://bucket/folder."
     format: Literal["page", "json"] = "page"
     "page: tables for a terminal; json: the same facts, for programs."
 
@@ -54,8 +56,8 @@ class InspectVerb(Config):
 class VerifyVerb(Config):
     """`distjet verify`."""
 
-    dataset: Path
-    "Folder of the dataset."
+    dataset: Location
+    "Folder of the dataset, or s3://bucket/folder."
     inputs: bool = False
     "Whether to read and compare the input files as well, where they still are."
     tasks: TasksConfig = TasksConfig()
@@ -65,15 +67,15 @@ class VerifyVerb(Config):
 class EvaluateVerb(Config):
     """`distjet evaluate`."""
 
-    output: Path
-    "Directory of metrics, plots and report."
-    run: Path | None = None
+    output: Location
+    "Directory of metrics, plots and report, or s3://bucket/folder."
+    run: Location | None = None
     "Output of `distjet train`: its best model is evaluated."
-    dataset: Path | None = None
+    dataset: Location | None = None
     "Dataset to evaluate on; null: the one that the run was trained on."
     split: str = "test"
     "Split to evaluate on."
-    predictions: Path | None = None
+    predictions: Location | None = None
     "A finished table of predictions instead of a run."
     response: ResponseConfig = ResponseConfig()
     "Bins and estimators."
@@ -93,8 +95,8 @@ class QuickstartVerb(Config):
     Each section is a verb's configuration without its paths; `files` in it are the files that the verb would be given.
     """
 
-    output: Path = Path("outputs/quickstart")
-    "Everything is written below."
+    output: Location = Path("outputs/quickstart")
+    "Everything is written below; on s3://, with prepare.remote=direct or prepare.work=FOLDER."
     tasks: TasksConfig = TasksConfig()
     "Workers of simulate and prepare."
     simulate: dict[str, Any]
@@ -127,6 +129,7 @@ CONFIGS: dict[str, type[Config]] = {
     "inspect": InspectVerb,
     "verify": VerifyVerb,
     "train": TrainConfig,
+    "tune": TuneConfig,
     "evaluate": EvaluateVerb,
     "quickstart": QuickstartVerb,
 }
@@ -192,7 +195,9 @@ def verify(config: VerifyVerb) -> dict[str, Any]:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train a model."""
+    """Train a model, or an ensemble of them."""
+    if config.ensemble.num_members > 1:
+        return _train_ensemble(config)
     from distjet.cluster.train import train as run
 
     with locked(config.output):
@@ -205,6 +210,31 @@ def train(config: TrainConfig) -> dict[str, Any]:
         best["val_mean_resolution"],
         config.output,
     )
+    return result
+
+
+def _train_ensemble(config: TrainConfig) -> dict[str, Any]:
+    from distjet.cluster.ensemble import train_ensemble
+
+    with locked(config.output):
+        result = train_ensemble(config)
+    name = f"val_{config.selection.metric}"
+    values = (result["num_members"], name, result["mean"][name], result["deviation"][name], config.output / "members")
+    logger.info("%d members: %s %.4g +- %.2g (mean and deviation over members); models in %s", *values)
+    return result
+
+
+def tune(config: TuneConfig) -> dict[str, Any]:
+    """Run a sweep over hyperparameters."""
+    check_ends(config)  # before anything heavy is imported
+    from distjet.cluster.tune import tune as run
+    from distjet.tuning.summary import BEST_FILE, text_table
+
+    with locked(config.output):
+        result = run(config, {"distjet_version": distjet.__version__, "git_commit": git_commit()})
+    _show(text_table(result))
+    logger.info("report: %s", config.output / "report.html")
+    logger.info("the best trial again: distjet train %s output=...", config.output / BEST_FILE)
     return result
 
 
@@ -268,7 +298,7 @@ def _identity(config: EvaluateVerb, provenance: dict[str, Any]) -> dict[str, Any
 
 def _provenance(config: EvaluateVerb) -> dict[str, Any]:
     """What the numbers came from: data, configuration, code and seeds."""
-    content: dict[str, Any] = {"distjet_version": distjet.__version__, "git_commit": _git_commit()}
+    content: dict[str, Any] = {"distjet_version": distjet.__version__, "git_commit": git_commit()}
     if config.predictions is not None:
         return content | {"predictions": str(config.predictions)}
     assert config.run is not None
@@ -287,16 +317,6 @@ def _provenance(config: EvaluateVerb) -> dict[str, Any]:
         "best_epoch": metrics["best_epoch"],
         "training": training.model_dump(mode="json"),
     }
-
-
-def _git_commit() -> str:
-    """Return the commit of the source tree that runs, or `unknown` outside of one."""
-    source = Path(__file__).parent
-    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def _show(table: Any) -> None:

@@ -14,8 +14,8 @@ from distjet.dataset.manifest import Manifest
 from distjet.run_directory import IDENTITY_FILE
 from tests.dataset.files import PROJECT
 
-VERBS = ["simulate", "prepare", "inspect", "verify", "train", "evaluate", "quickstart"]
-HEAVY = ["torch", "ray", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
+VERBS = ["simulate", "prepare", "inspect", "verify", "train", "tune", "evaluate", "quickstart"]
+HEAVY = ["torch", "ray", "optuna", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
 
 
 def distjet(*arguments: str, module: str = "distjet.cli") -> subprocess.CompletedProcess[str]:
@@ -59,6 +59,11 @@ def test_importing_the_package_imports_no_torch_geometric() -> None:
         (["train", "nothere.yaml"], "configuration file nothere.yaml does not exist"),
         (["train", "output=/tmp/o", "dataset=/nowhere/d", "resources.num_workers=0"], "/nowhere/d"),
         (["train", "something"], "expected FILE.yaml or dotted.key=value (got 'something')"),
+        (["tune", "output=/tmp/o"], "base is required and missing"),
+        (
+            ["tune", "output=/tmp/o", "base.dataset=/nowhere/d", "space.optimizer.lr={low: 0, high: 0.1}"],
+            "space.optimizer.lr: Input should be greater than 0 (got 0",
+        ),
         (["evaluate", "output=/tmp/o"], "give either run=DIRECTORY"),
         (["evaluate", "output=/tmp/o", "run=/nowhere/r"], "/nowhere/r is not the output of `distjet train`"),
         (["inspect"], "dataset is required and missing\nFor example `distjet inspect outputs/dataset`"),
@@ -107,7 +112,7 @@ def test_an_interrupted_verb_says_how_it_continues(tmp_path: Path) -> None:
 def test_keys_lists_what_can_be_configured() -> None:
     result = distjet("train", "--keys")
     lines = result.stdout.splitlines()
-    assert "output=required  # The run's directory." in lines
+    assert "output=required  # The run's directory, or s3://bucket/folder." in lines
     assert "optimizer.lr=0.002  # Peak learning rate." in lines
     assert any(line.startswith("loss.energy.bandwidth=0.1") for line in lines)
     assert any(line.startswith("model.width=64") for line in lines)

@@ -6,15 +6,17 @@ import pytest
 import yaml
 
 from distjet.config import Config, load
+from distjet.tuning.settings import TuneConfig, check_ends
 from distjet.verbs import EvaluateVerb, PrepareVerb, QuickstartVerb, SimulateVerb, TrainConfig, VerifyVerb
 
 CONF = Path(__file__).parents[1] / "conf"
 FRAGMENTS = sorted((CONF / "cluster").glob("*.yaml"))
-FILES = sorted({*CONF.rglob("*.yaml")} - {*FRAGMENTS})
+FILES = sorted({*CONF.rglob("*.yaml")} - {*(CONF / "cluster").rglob("*.yaml"), CONF / "runtime_env.yaml"})
 VERBS: dict[str, tuple[type[Config], list[str]]] = {
     "simulation": (SimulateVerb, ["output=/tmp/o"]),
     "dataset": (PrepareVerb, ["output=/tmp/o", "inputs=/tmp/i"]),
     "calibration": (TrainConfig, ["output=/tmp/o", "dataset=/tmp/d"]),
+    "sweep": (TuneConfig, ["output=/tmp/o", "base.dataset=/tmp/d"]),
     "evaluation": (EvaluateVerb, ["output=/tmp/o", "run=/tmp/r"]),
     "quickstart": (QuickstartVerb, []),
 }
@@ -35,6 +37,8 @@ def test_it_loads_and_uses_every_key(file: Path) -> None:
         assert train.dataset == prepare.output
         assert evaluate.run == train.output
         assert {item.sample for item in prepare.inputs} == set(simulate.samples)
+    if isinstance(config, TuneConfig):
+        check_ends(config)
     content = yaml.safe_load(file.read_text())
     shown = config.model_dump(mode="json")
     for key, value in content.items():
