@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 TASKS_PER_WORKER, FEWEST_TASKS = 4, 64
 "Tasks at the scheduler for each worker (one runs, the others keep it from waiting for this process), and while workers start."
 
+START_ATTEMPTS = 3
+
 Function = Callable[[Any], dict[str, Any]]
 
 
@@ -81,22 +83,35 @@ def _open_client(config: TasksConfig, stack: ExitStack) -> Any:
 
 
 def _local_cluster(config: TasksConfig) -> Any:
-    """Start workers on this machine, each with an equal share of its memory."""
+    """Start workers on this machine, each with an equal share of its memory.
+
+    Once they run, Dask replaces one that dies; one that dies while they start ends the start, which is tried again.
+
+    Raises:
+        UserError: If they die every time.
+    """
     from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT
 
     num_workers = config.num_workers or os.cpu_count() or 1
-    with _ignoring_interrupts():
-        return LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=MEMORY_LIMIT // num_workers,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": _wants_dashboard(config)},
-            silence_logs=logging.ERROR,
-        )
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            with _ignoring_interrupts():
+                return LocalCluster(
+                    n_workers=num_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=MEMORY_LIMIT // num_workers,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": _wants_dashboard(config)},
+                    silence_logs=logging.ERROR,
+                )
+        except RuntimeError as error:
+            problem = error
+            logger.warning("the workers could not be started (%s), attempt %d of %d", error, attempt, START_ATTEMPTS)
+    hint = "with tasks.num_workers lower, each has more memory"
+    raise UserError(f"the workers cannot be started ({problem}); {hint}") from problem
 
 
 @contextmanager

@@ -4,11 +4,14 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -168,6 +171,28 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     with executor(TasksConfig(num_workers=2)) as execute:
         results = dict(execute(square_and_die_once, tasks, description="squares"))
     assert (tmp_path / "killed").exists()
+    assert {index: result["square"] for index, result in results.items()} == {v: v**2 for v in range(8)}
+
+
+def kill_one_that_starts() -> None:
+    """Kill a process of a worker while it still imports; it takes a second or two to begin."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        for process in psutil.Process().children(recursive=True):
+            if "spawn_main" in " ".join(process.cmdline()):
+                process.kill()
+                return
+
+
+@pytest.mark.integration
+def test_a_worker_that_dies_while_it_starts_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    killer = threading.Thread(target=kill_one_that_starts)
+    killer.start()
+    with executor(TasksConfig(num_workers=2)) as execute:
+        results = dict(execute(square, TASKS, description="squares"))
+    killer.join()
+    assert "the workers could not be started (Nanny failed to start.), attempt 1 of 3" in caplog.text
     assert {index: result["square"] for index, result in results.items()} == {v: v**2 for v in range(8)}
 
 
