@@ -4,9 +4,9 @@
 
 Faults are injected at random moments into `distjet prepare` (two Dask workers), `distjet train` (in one process, and on two Ray
 workers) and `distjet tune`: SIGKILL of the driver with all that it started, of the driver alone, of one worker, of a raylet;
-SIGTERM of the driver or of a worker; a bit flipped in what the killed run left. Then the same command goes on, is hit again,
-and in the end is left alone. The result is compared with that of a run that nobody touched: of a dataset all bytes, of a
-training the history and the weights to the last bit, of a sweep the parameters and results of all trials.
+SIGTERM of the driver or of a worker; SIGSTOP of a worker, which then hangs; a bit flipped in what the killed run left. Then the
+same command goes on, is hit again, and in the end is left alone. The result is compared with that of a run that nobody touched:
+of a dataset all bytes, of a training the history and the weights to the last bit, of a sweep what every trial went through.
 
 - `faults_injected`: what was done to processes or files that were there to be hit.
 - `survived`: those after which the same command came to the result of the untouched run.
@@ -47,6 +47,9 @@ SHARES = {"prepare": 0.5, "train": 0.2, "train_on_ray": 0.15, "tune": 0.15}
 PATIENCE_S = 300.0
 "A run that takes longer than this after its last fault has lost its way."
 
+STOP_S = 60.0
+"A driver that is asked to end must have ended by then, on a machine that has other things to do as well."
+
 Driver = subprocess.Popen[bytes]
 
 
@@ -58,11 +61,13 @@ class Fault:
         name: What it is called in the result.
         inject: Does it to a driver and its output; returns whether there was something to hit.
         ends: Whether the driver ends by it.
+        code: With which exit code a driver ends that is not done by then; None where it has no say in it.
     """
 
     name: str
     inject: Callable[[Driver, Path, random.Random], bool]
     ends: bool
+    code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,17 @@ def wait_for_success(job: Job, driver: Driver, log: Path) -> None:
         raise subprocess.SubprocessError(f"{job.name} ended with {code}: {log.read_text()[-1500:]}")
 
 
+def wait_for_the_end(job: Job, driver: Driver, fault: Fault, log: Path) -> None:
+    """Wait for a driver that ends by a fault.
+
+    Raises:
+        subprocess.SubprocessError: If it ends too late, or as it should not.
+    """
+    code = driver.wait(timeout=STOP_S)
+    if fault.code is not None and code not in (0, fault.code):  # 0: it was done before the signal came
+        raise subprocess.SubprocessError(f"{job.name} ended with {code} after {fault.name}: {log.read_text()[-1500:]}")
+
+
 def run_with_faults(job: Job, output: Path, moments: "Moments", faults: list[str]) -> None:
     """Run the command once, injecting faults until one ends the driver or it is done; their names are added to `faults`.
 
@@ -181,10 +197,11 @@ def run_with_faults(job: Job, output: Path, moments: "Moments", faults: list[str
     with driver_of(job, output) as driver:
         while len(faults) < moments.wanted and not moments.pass_one(driver):
             fault = moments.rng.choice(job.faults)
-            if fault.inject(driver, output, moments.rng):
-                faults.append(fault.name)
+            was_hit = fault.inject(driver, output, moments.rng)
+            if was_hit or driver.poll() is not None:
+                faults.append(fault.name if was_hit else KILLED_ALL.name)
                 if fault.ends:
-                    driver.wait(timeout=PATIENCE_S)
+                    wait_for_the_end(job, driver, fault, log_of(output))
                     return
         wait_for_success(job, driver, log_of(output))
 
@@ -275,7 +292,7 @@ def flip_bit(pattern: str, at_least: int = 1) -> Callable[[Driver, Path, random.
         driver.wait(timeout=PATIENCE_S)
         files = sorted(output.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
         if len(files) < at_least or any((output / name).exists() for name in (MANIFEST_FILE, METRICS_FILE)):
-            return True  # it has just finished, which `distjet verify` watches over: killed, but nothing is flipped
+            return False  # it has just finished, which `distjet verify` watches over
         content = bytearray(files[-1].read_bytes())
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         files[-1].write_bytes(content)
@@ -313,32 +330,36 @@ def _send(process: psutil.Process, number: signal.Signals) -> bool:
     return True
 
 
-ENDS_OF_A_DRIVER = (
-    Fault("SIGKILL of everything", kill_session, ends=True),
-    Fault("SIGKILL of the driver", kill_driver, ends=True),
-    Fault("SIGTERM of the driver", terminate_driver, ends=True),
-)
+KILLED_ALL = Fault("SIGKILL of everything", kill_session, ends=True)
+KILLED = (KILLED_ALL, Fault("SIGKILL of the driver", kill_driver, ends=True))
+STOPPED = Fault("SIGTERM of the driver", terminate_driver, ends=True, code=128 + signal.SIGTERM)
+LOST_NODE = Fault("SIGKILL of the raylet", hit_process("raylet/raylet", signal.SIGKILL), ends=True)
 FAULTS = {
     "prepare": (
-        *ENDS_OF_A_DRIVER,
+        *KILLED,
+        Fault("SIGTERM of the driver", terminate_driver, ends=True, code=-signal.SIGTERM),
         Fault("SIGKILL of a Dask worker", hit_process("spawn_main", signal.SIGKILL), ends=False),
         Fault("a bit flipped in a spill", flip_bit("**/*.rows"), ends=True),
         Fault("a bit flipped in a shard", flip_bit("**/*.parquet"), ends=True),
     ),
     "train": (
-        *ENDS_OF_A_DRIVER,
+        *KILLED,
+        STOPPED,
         Fault("a bit flipped in the newest checkpoint", flip_bit("checkpoints/epoch-*.pt", at_least=2), ends=True),
     ),
     "train_on_ray": (
-        *ENDS_OF_A_DRIVER,
+        *KILLED,
+        STOPPED,
+        LOST_NODE,
         Fault("SIGKILL of a Ray worker", hit_process("RayTrainWorker", signal.SIGKILL), ends=False),
         Fault("SIGTERM of a Ray worker", hit_process("RayTrainWorker", signal.SIGTERM), ends=False),
-        Fault("SIGKILL of the raylet", hit_process("raylet/raylet", signal.SIGKILL), ends=True),
+        Fault("SIGSTOP of a Ray worker", hit_process("RayTrainWorker", signal.SIGSTOP), ends=False),
     ),
     "tune": (
-        *ENDS_OF_A_DRIVER,
+        *KILLED,
+        STOPPED,
+        LOST_NODE,
         Fault("SIGKILL of a trial", hit_process("ray::ImplicitFunc", signal.SIGKILL), ends=False),
-        Fault("SIGKILL of the raylet", hit_process("raylet/raylet", signal.SIGKILL), ends=True),
     ),
 }
 
@@ -368,7 +389,8 @@ def make_jobs(work: Path, names: Sequence[str]) -> list[Job]:
         "resources": {"num_workers": 0},
     }
     rates = {"optimizer.lr": {"name": "choice", "values": [0.001, 0.002, 0.004, 0.008]}}
-    tune = {"base": train | {"num_epochs": 3}, "space": rates, "sampler": "grid", "scheduler": "none", "max_concurrent": 2}
+    scheduler = {"name": "asha", "reduction_factor": 2}
+    tune = {"base": train | {"num_epochs": 4}, "space": rates, "sampler": "grid", "scheduler": scheduler, "max_concurrent": 1}
     for name, content in (("prepare", prepare), ("train", train), ("tune", tune)):
         (work / f"{name}.yaml").write_text(yaml.safe_dump(content))
     dataset = Job("dataset", ("prepare", str(work / "prepare.yaml")), (), bytes_of)
@@ -377,7 +399,7 @@ def make_jobs(work: Path, names: Sequence[str]) -> list[Job]:
     arguments = {
         "prepare": ("prepare", str(work / "prepare.yaml")),
         "train": ("train", settings),
-        "train_on_ray": ("train", settings, "resources.num_workers=2", "resources.max_failures=20"),
+        "train_on_ray": ("train", settings, "resources.num_workers=2", "resources.max_failures=20", "resources.timeout_s=20"),
         "tune": ("tune", str(work / "tune.yaml"), "base.resources.max_failures=20"),
     }
     results = {"prepare": bytes_of, "train": course_of, "train_on_ray": course_of, "tune": trials_of}
@@ -391,13 +413,20 @@ def bytes_of(dataset: Path) -> dict[str, Any]:
 
 
 def course_of(run: Path) -> dict[str, Any]:
-    """What a training went through but for the time that it took, and the weights that it ended with."""
-    rows = {
-        f"epoch {row['epoch']}": {k: v for k, v in row.items() if k.startswith(("train_", "val_"))}
-        for row in read_rows(run / HISTORY_FILE)
-    }
-    newest = CheckpointStore(run / "checkpoints").newest()
-    return rows | {"weights": {name: value.tolist() for name, value in decode(newest)["model"].items()}}
+    """What a training went through but for the time that it took, the weights that it ended with, and its best ones."""
+    found: dict[str, Any] = {}
+    for row in read_rows(run / HISTORY_FILE):
+        found[f"epoch {row['epoch']}"] = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
+    store = CheckpointStore(run / "checkpoints")
+    found["weights"] = numbers_of(decode(store.newest())["model"])
+    if (metrics := run / METRICS_FILE).is_file():
+        found["best weights"] = numbers_of(store.best(read_json(metrics)["best_epoch"] - 1)["model"])
+    return found
+
+
+def numbers_of(weights: dict[str, Any]) -> dict[str, Any]:
+    """Turn tensors into lists, which can be compared."""
+    return {name: value.tolist() for name, value in weights.items()}
 
 
 def trials_of(sweep: Path) -> dict[str, Any]:
