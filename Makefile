@@ -34,7 +34,7 @@ quickstart: .venv/ready-run ## simulate, prepare, train and evaluate on this mac
 
 test: .venv/ready-dev ## all tests that this machine can run: fast ones, then those with a local Ray or Dask cluster
 	@echo "== fast tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadscope
 	@echo "== tests with real workers and the slow physics checks"
 	@$(BIN)/python -m pytest -m "(integration or slow) and not gpu"
 
