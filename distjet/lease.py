@@ -2,9 +2,10 @@
 
 The store decides one thing for us: of several processes that write an object which must not be there yet, one succeeds. So
 whoever writes to a folder holds an object `.lock/N` there, rewrites it now and then, and removes it at the end. One that is
-not rewritten any more belongs to a process that died; who notices makes `.lock/N+1`, and again one of several succeeds. Ages
-are those of the store's clock, or waited for: the clocks of machines are not compared. A process on the same machine that is
-gone is not waited for.
+not rewritten any more belongs to a process that died; who notices makes `.lock/N+1`, and again one of several succeeds. Another
+process may have come when there was no lock, and have made `.lock/1`: so whoever has made one looks again, and may give way.
+Ages are those of the store's clock, or waited for: the clocks of machines are not compared. A process on the same machine that
+is gone is not waited for.
 
 A process that was suspended for longer than a lease may find another one in its place, and ends. What both wrote meanwhile is
 whole and the same: objects appear at once, and a run's identity and a dataset's manifest only where there is none.
@@ -18,7 +19,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -38,6 +39,10 @@ LOOK_S = 1.0
 "Between two looks at a lease that may be over."
 LARGEST_SKEW_S = 900.0
 "S3 refuses requests of a machine whose clock is off by more."
+
+CONTAINER = Path("/proc/self/ns/pid")
+START = Path("/proc/sys/kernel/random/boot_id")
+"Linux: the container's numbering of processes, and a random name of this start of the machine."
 
 
 @contextmanager
@@ -62,18 +67,35 @@ def leased(folder: Path) -> Iterator[None]:
 
 def _take(folder: Path, owner: Owner) -> Path:
     while True:
-        newest = _newest(folder)
-        if newest is not None:
-            _wait_until_over(folder, newest)
-        mine = folder / LOCKS / f"{int(newest.name) + 1 if newest else 1:08d}"
+        try:
+            over = _wait_until_all_are_over(folder)
+        except FileNotFoundError:
+            continue  # one has ended by itself, and there may be another one by now
+        mine = folder / LOCKS / f"{max((int(lock.name) for lock in over), default=0) + 1:08d}"
         try:
             put(mine, json.dumps(owner).encode(), only_once=True)
         except FileExistsError:
             continue  # another one was faster: see whether it lives
         _check_that_it_counts(mine, owner)
-        if newest is not None:
-            newest.unlink(missing_ok=True)
+        if _has_to_give_way(mine, over):
+            mine.unlink(missing_ok=True)
+            continue
+        for lock in over:
+            lock.unlink(missing_ok=True)
         return mine
+
+
+def _has_to_give_way(mine: Path, over: Sequence[Path]) -> bool:
+    """Find out whether another process has taken a lock meanwhile, under another number because it saw other locks.
+
+    Of two processes at least one sees the other here, as both have written before they look. The higher one goes, so the lower
+    one looks again; where the higher one has looked before and is there to stay, the lower one goes.
+    """
+    others = [lock for lock in _locks(mine.parents[1]) if lock not in (mine, *over)]
+    if not others or others[0].name < mine.name:
+        return bool(others)
+    time.sleep(LOOK_S)
+    return any(lock not in (mine, *over) for lock in _locks(mine.parents[1]))
 
 
 def _check_that_it_counts(mine: Path, owner: Owner) -> None:
@@ -89,25 +111,35 @@ def _check_that_it_counts(mine: Path, owner: Owner) -> None:
     )
 
 
-def _newest(folder: Path) -> Path | None:
-    return max((folder / LOCKS).glob("*"), key=lambda lock: lock.name, default=None)
+def _locks(folder: Path) -> list[Path]:
+    """Return the locks of a folder, the lowest number first."""
+    return sorted((folder / LOCKS).glob("*"), key=lambda lock: lock.name)
+
+
+def _wait_until_all_are_over(folder: Path) -> list[Path]:
+    """Return the locks that are there, when nobody holds one.
+
+    Raises:
+        ConfigError: If one is renewed meanwhile.
+        FileNotFoundError: If one is removed meanwhile.
+    """
+    locks = _locks(folder)
+    for lock in locks:
+        _wait_until_over(folder, lock)
+    return locks
 
 
 def _wait_until_over(folder: Path, lock: Path) -> None:
-    """Return when a lease is over; an error if it is renewed meanwhile."""
-    try:
-        said = lock.read_text()
-        owner = json.loads(said)
-        if _is_gone(owner) or time.time() - lock.stat().st_mtime > LARGEST_SKEW_S:
-            return
-        logger.warning("%s was being written by %s: waiting whether it still is", folder, _name(owner))
-        started = time.monotonic()
-        while time.monotonic() - started < LEASE_S:
-            time.sleep(LOOK_S)
-            if lock.read_text() != said:
-                raise ConfigError(f"{folder} is being written by another process ({_name(owner)})")
-    except FileNotFoundError:  # it has ended by itself
+    said = lock.read_text()
+    owner = json.loads(said)
+    if _is_gone(owner) or time.time() - lock.stat().st_mtime > LARGEST_SKEW_S:
         return
+    logger.warning("%s was being written by %s: waiting whether it still is", folder, _name(owner))
+    started = time.monotonic()
+    while time.monotonic() - started < LEASE_S:
+        time.sleep(LOOK_S)
+        if lock.read_text() != said:
+            raise ConfigError(f"{folder} is being written by another process ({_name(owner)})")
 
 
 def _renew(mine: Path, owner: Owner, ended: threading.Event) -> None:
@@ -118,15 +150,23 @@ def _renew(mine: Path, owner: Owner, ended: threading.Event) -> None:
         if ended.wait(RENEWAL_S):
             return
         try:
-            newest = _newest(folder)
-            put(mine, json.dumps(owner | {"renewal": renewal}).encode())
+            if not (overtaken := _is_overtaken(mine, ended)):
+                put(mine, json.dumps(owner | {"renewal": renewal}).encode())
         except (OSError, BotoCoreError) as error:
             logger.warning("the lock of %s could not be renewed (%s); trying again", folder, error)
             continue
-        if newest != mine:
+        if overtaken:
             logger.error("%s was taken over by another process while this one was suspended; ending", folder)
             os.kill(os.getpid(), signal.SIGTERM)
             return
+
+
+def _is_overtaken(mine: Path, ended: threading.Event) -> bool:
+    """Tell whether another process holds a newer lock, and not only until it gives way. That mine is gone proves nothing."""
+    newer = [lock for lock in _locks(mine.parents[1]) if lock.name > mine.name]
+    if not newer or ended.wait(LOOK_S):
+        return False
+    return any(lock in newer for lock in _locks(mine.parents[1]))
 
 
 def _is_gone(owner: Owner) -> bool:
@@ -143,9 +183,12 @@ def _is_gone(owner: Owner) -> bool:
 
 
 def _machine() -> str:
-    """Name this machine; containers on it have processes of their own, which have the same numbers."""
-    processes = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {os.readlink(processes) if processes.exists() else ''}".strip()
+    """Name this machine and its start; containers on it have processes of their own, which have the same numbers.
+
+    The number of the first container is the same on every machine, and the names of two can be, hence the start.
+    """
+    containers = os.readlink(CONTAINER) if CONTAINER.exists() else ""
+    return " ".join([socket.gethostname(), containers, START.read_text().strip() if START.exists() else ""]).strip()
 
 
 def _name(owner: Owner) -> str:

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = ".lock"
-NOTHING_OF_VALUE = {IDENTITY_FILE, LOCK_FILE, ".inputs", "config.yaml", "progress.json", "failure.json", "ray"}
+NOTHING_OF_VALUE = {IDENTITY_FILE, LOCK_FILE, ".inputs", "config.yaml", "progress.json", "failure.json", "deaths.jsonl"}
+NOTHING_OF_VALUE |= {"mlflow.json", "stop", "at_work", "ray"}
 "What a run leaves that stopped before it made anything; another configuration may take such a directory."
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 "What an operating system answers that has no room for a file."
@@ -69,13 +70,14 @@ def appearing_whole(path: Path, *, only_once: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        _sync(temporary)
-        if only_once:
-            _link(temporary, path)
-        else:
-            temporary.replace(path)
-        _sync_names(path.parent)
+        with saying_which_disk_is_full(path):
+            yield temporary
+            _sync(temporary)
+            if only_once:
+                _link(temporary, path)
+            else:
+                temporary.replace(path)
+            _sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -209,12 +211,34 @@ def naming_a_full_disk(output: Path, needed: Callable[[], str] = str) -> Iterato
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        folder = Path(tempfile.gettempdir()) if is_remote(output) else output if output.is_dir() else output.parent
+        named, folder = _full_folder(error, output)
         space = shutil.disk_usage(folder)
         hint = "What is finished is kept: make room, and run the same command again."
-        where = f"in {folder}" if is_remote(output) else "there"
+        where = f"in {folder}" if is_remote(named) else "there"
         left = f"{in_megabytes(space.free)} of {in_megabytes(space.total)} are left {where}"
-        raise DiskFullError(f"{output} cannot be written to: {error}; {left}{needed()}. {hint}") from error
+        raise DiskFullError(f"{named} cannot be written to: {error}; {left}{needed()}. {hint}") from error
+
+
+def _full_folder(error: OSError, output: Path) -> tuple[Path, Path]:
+    """Return the folder that has no room, as the user knows it, and one on its disk that exists.
+
+    It is that of the file which the error names, or else the run's; what goes to an object store waits in a temporary one.
+    """
+    own = Path(tempfile.gettempdir()) if is_remote(output) else output
+    file = Path(error.filename) if isinstance(error.filename, str) else own
+    existing = next(folder for folder in (own if file.is_relative_to(own) else file, *file.parents) if folder.is_dir())
+    return (output if file.is_relative_to(own) else existing), existing
+
+
+@contextmanager
+def saying_which_disk_is_full(file: Path) -> Iterator[None]:
+    """Put the name of a file into the error of an operating system that has no room for it: `write` and `fsync` do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def in_megabytes(size: float) -> str:

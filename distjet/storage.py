@@ -13,8 +13,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -24,19 +27,31 @@ from pydantic import PlainSerializer, PlainValidator
 from distjet.errors import ConfigError, DataError, MissingExtraError
 
 URL_MARK = "://"
+PATTERN_MARKS = "*?[]#"
+"Have a meaning in patterns and URLs: of a folder so named, other files would be found, or none."
 PROTOCOL = "s3"
 "The one that is tested; with another one, atomic and conditional writes would have to be."
+
+NO_BUCKET = "NoSuchBucket"
+CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")
+"Error codes of S3. A conflict says nothing about who has won."
+CONFLICT_TRIES, CONFLICT_PAUSE_S = 6, 0.2
 
 REMOTE_LOOK_S = 3.0
 "Shortest time between two looks at an object store."
 
-SECRET_NAME = re.compile(r"secret|passw|token|credential|signature|authorization|access_?key|^(authz?|sig|key)$", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"secret|passw|passphrase|pwd|token|credential|signature|authorization|cookie|bearer|(access|api|private)[_-]?key"
+    r"|^(authz?|sig|key)$",
+    re.IGNORECASE,
+)
 "Names of options and of parts of URLs whose values nobody else should see."
 WITH_USERS = ("root",)
 "Protocols whose URLs name a user who is no secret; elsewhere, the name can be a token."
-USER_INFO = re.compile(r"(\w+)://([^\s/@:]*)(:[^\s/@]*)?@")
+USER_INFO = re.compile(r"(\w+)://([^\s/?#@:]*)(:\S*)?@")
+"A password reaches to the last @, as it may hold any character: too much is masked rather than too little."
 TOLD = "would be written beside the results: give credentials in the environment"
-QUERY_ITEM = re.compile(r"([?&])([^\s=&?]+)=([^\s&'\"]+)")
+QUERY_ITEM = re.compile(r"([?&#])([^\s=&?]+)=([^\s&'\"]+)")
 
 
 def as_location(given: str | Path) -> Path:
@@ -59,9 +74,17 @@ def as_location(given: str | Path) -> Path:
     if protocol != PROTOCOL:
         raise ValueError(f"expected a path, or {PROTOCOL}://bucket/folder")
     check_url(text)
-    if ".." in rest.split("/") or not rest.strip("/"):
-        raise ValueError(f"expected {PROTOCOL}://bucket/folder, without '..'")
-    return _on_store(f"{PROTOCOL}{URL_MARK}{rest.strip('/')}")
+    _check_place(rest.removesuffix("/"))
+    return _on_store(text.removesuffix("/"))
+
+
+def _check_place(place: str) -> None:
+    """Refuse a bucket and folder that the store's library would read as something else."""
+    parts = place.split("/")
+    if set(parts[0]) & set(":@"):
+        raise ValueError(f"a bucket has neither ':' nor '@'; a user or a password {TOLD}")
+    if {"", ".", ".."} & set(parts) or set(place) & set(PATTERN_MARKS):
+        raise ValueError(f"expected {PROTOCOL}://bucket/folder, without '.', '..', '//' and any of {PATTERN_MARKS}")
 
 
 def _on_store(url: str) -> Path:
@@ -82,6 +105,22 @@ def is_remote(path: object) -> bool:
 Location = Annotated[Path, PlainValidator(as_location), PlainSerializer(str, return_type=str, when_used="json")]
 "A configuration key that names a local path or s3://bucket/folder."
 
+DATABASE_FILE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!:memory:)([^?]+)")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks a configuration field whose text may name a local file, so that all places of a configuration can be found."""
+
+    words: tuple[str, ...] = ()
+    "Texts that name no place."
+
+    def local(self, text: str) -> tuple[str, Path] | None:
+        """Split a text into what stands before a local path (`sqlite:///`, or nothing) and the path; None if it names none."""
+        if found := DATABASE_FILE.match(text):
+            return found[1], Path(found[2])
+        return None if URL_MARK in text or text in self.words else ("", Path(text).expanduser())
+
 
 # --- secrets -------------------------------------------------------------------------------------------------------
 
@@ -95,11 +134,19 @@ def check_url(url: str) -> None:
     if URL_MARK not in url:
         return
     parts = urlsplit(url)
-    if parts.password is not None or (parts.username and parts.scheme not in WITH_USERS):
-        raise ValueError(f"a URL with a user or a password {TOLD}")
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+    if parts.password is not None or _may_hold_a_password(parts.scheme, url.partition(URL_MARK)[2]):
+        raise ValueError(f"a URL with a user or a password {TOLD} (an @ that belongs to the path is written %40)")
+    for name, _ in [item for part in (parts.query, parts.fragment) for item in parse_qsl(part, keep_blank_values=True)]:
         if SECRET_NAME.search(name):
             raise ValueError(f"a URL with {name!r} {TOLD}")
+
+
+def _may_hold_a_password(protocol: str, rest: str) -> bool:
+    """Tell whether there is an @ that can end a user and a password, which may hold a slash, a question mark or a hash."""
+    server = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if protocol in WITH_USERS:  # where paths with an @ are, and cannot be written otherwise
+        return ":" in server and "@" in rest and not server.rpartition(":")[2].isdigit()
+    return "@" in server or (":" in server and "@" in rest)
 
 
 def check_options(options: Mapping[str, Any], place: str = "") -> None:
@@ -111,10 +158,20 @@ def check_options(options: Mapping[str, Any], place: str = "") -> None:
     for name, value in options.items():
         if SECRET_NAME.search(str(name)):
             raise ValueError(f"{place}{name} {TOLD}")
-        if isinstance(value, Mapping):
-            check_options(value, f"{place}{name}.")
-        elif isinstance(value, str):
-            check_url(value)
+        _check_option(value, f"{place}{name}")
+
+
+def _check_option(value: Any, place: str) -> None:
+    if isinstance(value, Mapping):
+        check_options(value, f"{place}.")
+    elif isinstance(value, str):
+        check_url(value)
+    elif isinstance(value, Sequence | Set):
+        items = list(value)
+        if len(items) == 2 and isinstance(items[0], str):  # a pair of a name and a value, as headers can be given
+            check_options({items[0]: items[1]}, f"{place}.")
+        for item in items:
+            _check_option(item, place)
 
 
 def without_secrets(text: str) -> str:
@@ -167,10 +224,17 @@ def reaching(location: Path) -> Iterator[None]:
         yield
     except (BotoCoreError, PermissionError, ConnectionError, FileNotFoundError) as error:
         said = without_secrets(f"{type(error).__name__}: {error}")
-        if isinstance(error, FileNotFoundError) and "bucket" not in said:
+        if isinstance(error, FileNotFoundError) and _code(error) != NO_BUCKET:
             raise
         hint = "credentials and address come from the environment, as boto reads it (AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
         raise ConfigError(f"{location} cannot be reached ({said}); {hint}") from error
+
+
+def _code(error: BaseException | None) -> str | None:
+    """Return S3's name for what went wrong; None if the store has given none."""
+    while error is not None and not hasattr(error, "response"):
+        error = error.__cause__ or error.__context__
+    return None if error is None else error.response.get("Error", {}).get("Code")
 
 
 # --- reading and writing on an object store --------------------------------------------------------------------------
@@ -182,12 +246,26 @@ def put(location: Path, data: bytes, *, only_once: bool = False) -> None:
     Raises:
         FileExistsError: If `only_once` and there is one already; of several processes that try, the store lets one succeed.
     """
-    location.fs.pipe_file(location.path, data, **_mode(only_once))  # type: ignore[attr-defined]
+    place: Any = location
+    _write(lambda: place.fs.pipe_file(place.path, data, **_mode(only_once)))
 
 
 def put_file(source: Path, location: Path, *, only_once: bool = False) -> None:
     """Write a local file as an object; see `put`."""
-    location.fs.put_file(str(source), location.path, **_mode(only_once))  # type: ignore[attr-defined]
+    place: Any = location
+    _write(lambda: place.fs.put_file(str(source), place.path, **_mode(only_once)))
+
+
+def _write(request: Callable[[], object]) -> None:
+    """Write, and again where the store asks for it because two processes have written the same object at the same time."""
+    for attempt in count(1):
+        try:
+            request()
+            return
+        except OSError as error:
+            if _code(error) not in CONFLICTS or attempt == CONFLICT_TRIES:
+                raise
+        time.sleep(CONFLICT_PAUSE_S * attempt)
 
 
 def _mode(only_once: bool) -> dict[str, str]:

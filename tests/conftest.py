@@ -1,8 +1,11 @@
 """Fixtures that several rooms share: a dataset of toy jets, made once by the real `prepare`."""
 
+import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,25 @@ def store() -> Iterator[str]:
 def bucket(store: str, request: pytest.FixtureRequest) -> str:
     """A folder of one test's own in the object store."""
     return f"{store}/{identity_hash({'test': request.node.nodeid})}"
+
+
+@pytest.fixture
+def fail_listings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the object store not answer the listings with these numbers, counted from 1."""
+    files = pytest.importorskip("s3fs").S3FileSystem
+    listed = files._lsdir
+
+    def fail(*numbers: int) -> None:
+        asked = count(1)
+
+        async def answer(self: Any, *args: Any, **named: Any) -> Any:
+            if next(asked) in numbers:
+                raise OSError(errno.EIO, "the store does not answer")
+            return await listed(self, *args, **named)
+
+        monkeypatch.setattr(files, "_lsdir", answer)
+
+    return fail
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,17 @@ from distjet.run_directory import (
     write_json,
     write_json_once,
 )
-from distjet.storage import Location, as_location, check_options, local_copy, poll_interval_s, within, without_secrets
+from distjet.storage import (
+    Location,
+    as_location,
+    check_options,
+    check_url,
+    local_copy,
+    poll_interval_s,
+    reaching,
+    within,
+    without_secrets,
+)
 
 
 class Places(Config):
@@ -52,8 +64,13 @@ class TestLocation:
         [
             ("gs://jets/a", "expected a path, or s3://bucket/folder (got 'gs://jets/a')"),
             (3, "expected a path, or s3://bucket/folder (got 3)"),
-            ("s3://jets/a/../b", "expected s3://bucket/folder, without '..' (got 's3://jets/a/../b')"),
-            ("s3://", "expected s3://bucket/folder, without '..' (got 's3://')"),
+            *(
+                (url, f"expected s3://bucket/folder, without '.', '..', '//' and any of *?[]# (got '{url}')")
+                for url in (
+                    *("s3://", "s3:///jets/a", "s3://jets//a", "s3://jets/a//", "s3://jets/a/../b", "s3://jets/./a"),
+                    *("s3://jets/run*", "s3://jets/a?versionId=1", "s3://jets/run[1]", "s3://jets/a]", "s3://jets/a#2"),
+                )
+            ),
             (Path("s3://jets/a"), "a URL has two slashes, which pathlib.Path takes for one: give it as text"),
         ],
     )
@@ -81,6 +98,11 @@ class TestSecrets:
             "s3://jets/a?X-Amz-Signature=hunter2",
             "s3://jets/a?versionId=1&access_token=hunter2",
             "s3://jets/a?sig=hunter2",
+            "s3://jets/a#access_token=hunter2",
+            "s3://user:/hunter2@jets/a",
+            "s3://user:12/hunter2@jets/a",
+            "s3://user:?#/hunter2@jets/a",
+            "s3://user:@hunter2@jets/a",
         ],
     )
     def test_a_url_with_a_secret_is_refused_and_the_message_does_not_repeat_it(self, url):
@@ -88,6 +110,23 @@ class TestSecrets:
             validate(Places, {"output": url})
         assert "hunter2" not in str(caught.value)
         assert "hunter2" not in without_secrets(f"before {url} after")
+
+    @pytest.mark.parametrize("bucket", ["jets:hunter2", "user:80"])
+    def test_a_bucket_has_no_mark_of_a_password(self, bucket):
+        with pytest.raises(ConfigError, match=r"a bucket has neither ':' nor '@'; .* credentials in the environment"):
+            validate(Places, {"output": f"s3://{bucket}/a"})
+
+    @pytest.mark.parametrize("url", ["root://user:/hunter2@host//a", "https://user:1/hunter2@host/a"])
+    def test_other_urls_with_a_password_are_refused(self, url):
+        with pytest.raises(ValueError, match="credentials in the environment"):
+            check_url(url)
+        assert "hunter2" not in without_secrets(url)
+
+    @pytest.mark.parametrize(
+        "url", ["root://user@host:1094//a/b@c.root", "root://host:1094//a@b", "https://host/a@b", "https://h:8/a"]
+    )
+    def test_other_urls_are_not(self, url):
+        check_url(url)
 
     def test_what_is_no_secret_is_left_as_it_is(self):
         text = "root://user@host//a.root https://host/a?file=1&part=2 s3://jets/a:b mail@example.org"
@@ -101,6 +140,13 @@ class TestSecrets:
             {"s3": {"client_kwargs": {"aws_session_token": "hunter2"}}},
             {"https": {"client_kwargs": {"headers": {"Authorization": "hunter2"}}}},
             {"https": {"client_kwargs": {"proxy": "http://user:hunter2@proxy"}}},
+            {"https": {"client_kwargs": {"headers": [["Authorization", "hunter2"]]}}},
+            {"https": {"headers": (("accept", "*/*"), ("X-Api-Key", "hunter2"))}},
+            {"https": {"proxies": ["http://host", {"first": "http://user:hunter2@proxy"}]}},
+            *(
+                {"https": {name: "hunter2"}}
+                for name in ("api_key", "apikey", "db_pwd", "passphrase", "cookies", "bearer", "private-key", "privatekey")
+            ),
         ],
     )
     def test_options_with_a_secret_are_refused(self, options):
@@ -110,6 +156,7 @@ class TestSecrets:
 
     def test_other_options_are_not(self):
         check_options({"s3": {"anon": True, "endpoint_url": "https://host", "config_kwargs": {"retries": {"max_attempts": 3}}}})
+        check_options({"https": {"headers": [("accept", "text/html")], "sizes": [1, 2], "block_size": 4096}})
 
 
 class TestNames:
@@ -187,6 +234,58 @@ class TestFilesOnAStore:
         ):
             pass
 
+    def test_a_file_that_is_not_there_is_no_matter_of_credentials(self, store):
+        as_location(store).fs.mkdir("my-bucket", exist_ok=True)
+        missing = as_location("s3://my-bucket/bucket")
+        for ask in (missing.read_text, lambda: missing.fs.cat_file(missing.path)):
+            with pytest.raises(FileNotFoundError), reaching(missing):
+                ask()
+
+    @pytest.mark.parametrize("only_once", [True, False])
+    def test_a_conflict_is_asked_again(self, bucket, monkeypatch, tmp_path, only_once):
+        monkeypatch.setattr(storage, "CONFLICT_PAUSE_S", 0.01)
+        target, source = as_location(bucket) / "a", tmp_path / "a"
+        source.write_bytes(b"text")
+        for method, write in (
+            ("pipe_file", lambda: storage.put(target, b"text", only_once=only_once)),
+            ("put_file", lambda: storage.put_file(source, target, only_once=only_once)),
+        ):
+            with monkeypatch.context() as patch:
+                asked = conflicting(patch, target, method, times=2)
+                write()
+            assert (len(asked), target.read_bytes()) == (3, b"text")
+            target.unlink()
+            with monkeypatch.context() as patch:
+                asked = conflicting(patch, target, method, times=100)
+                with pytest.raises(OSError, match="conflicting"):
+                    write()
+            assert len(asked) == storage.CONFLICT_TRIES
+
+    def test_other_failures_are_not_asked_again(self, bucket, monkeypatch):
+        target = as_location(bucket) / "a"
+        asked = conflicting(monkeypatch, target, "pipe_file", times=1, code="EntityTooLarge")
+        with pytest.raises(OSError, match="conflicting"):
+            storage.put(target, b"text", only_once=True)
+        assert len(asked) == 1
+
+
+def conflicting(patch: pytest.MonkeyPatch, target: Path, method: str, *, times: int, code="ConditionalRequestConflict") -> list:
+    """Let a store answer with a conflict so many times, which the one of these tests cannot; returns the requests."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    asked, write = [], getattr(target.fs, method)
+
+    def answer(*args, **named):
+        asked.append(args)
+        if len(asked) <= times:
+            answered = {"Error": {"Code": code, "Message": "a conflicting operation"}}
+            raise translate_boto_error(ClientError(answered, "PutObject"))
+        return write(*args, **named)
+
+    patch.setattr(target.fs, method, answer)
+    return asked
+
 
 class TestAnswers:
     """A store that does not answer, or refuses, is not taken for one that has nothing."""
@@ -211,6 +310,58 @@ class TestAnswers:
                 ask()
         with pytest.raises(ConfigError, match=r"cannot be reached \(PermissionError: Access Denied\).*AWS_PROFILE"):
             Manifest.load(bucket)
+
+    def test_a_file_can_be_read_while_it_is_replaced(self, bucket, monkeypatch):
+        file = as_location(bucket) / "a"
+        write_atomically(file, "one")
+        told = file.fs.info
+
+        def then_replaced(*args, **named):
+            found = told(*args, **named)
+            write_atomically(file, b"two\r\n")
+            return found
+
+        monkeypatch.setattr(file.fs, "info", then_replaced)
+        assert file.read_text() in ("one", "two\n")
+        assert file.read_bytes() in (b"one", b"two\r\n")
+
+    def test_a_pattern_finds_what_it_finds_in_a_folder(self, bucket, tmp_path):
+        for folder in (as_location(bucket), tmp_path):
+            for name in ("a.json", "b.json", "b.pt", "c/a.json", "c/d/a.json"):
+                write_atomically(folder / name, "text")
+
+        def found(folder: Path) -> list[list[str]]:
+            listed = [[*folder.glob("*.json")], [*folder.glob("*")], [*folder.glob("c/*.json")], [*folder.rglob("a.json")]]
+            return [sorted(str(path).removeprefix(f"{folder}/") for path in paths) for paths in listed]
+
+        assert found(as_location(bucket)) == found(tmp_path)
+        assert list(as_location(bucket).glob("c/e/*")) == list((as_location(bucket) / "e").glob("*")) == []
+
+    @pytest.mark.parametrize("pattern", ["*", "*/b", "**/b"])
+    def test_a_listing_that_fails_is_not_an_empty_folder(self, bucket, fail_listings, pattern):
+        write_atomically(as_location(bucket) / "a/b", "text")
+        whole = list(as_location(bucket).glob(pattern))
+        for number in (1, 2, 3):
+            fail_listings(number)
+            with suppress(OSError):
+                assert list(as_location(bucket).glob(pattern)) == whole
+        fail_listings(1)
+        with pytest.raises(OSError, match="does not answer"):
+            list(as_location(bucket).glob(pattern))
+
+
+def gone_process() -> int:
+    """Return the number of a process that has ended."""
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so, for 10 s at most."""
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 class TestLease:
@@ -239,13 +390,83 @@ class TestLease:
             assert [lock.name for lock in (output / lease.LOCKS).iterdir()] == ["00000001"]
         assert not (output / lease.LOCKS).exists()
 
+    def test_a_lock_is_not_overlooked_where_the_store_does_not_answer(self, bucket, fail_listings):
+        output = as_location(bucket)
+        self.pretend(output, process=gone_process(), machine=lease._machine())  # so that the lock is not the first one
+        with locked(output):
+            for number in (1, 2, 3):  # of those that the one who comes second may need
+                fail_listings(number)
+                with pytest.raises((OSError, ConfigError), match=r"does not answer|by another process"), locked(output):
+                    pass
+
+    def test_a_lock_is_renewed_when_the_store_answers_again(self, bucket, monkeypatch, fail_listings):
+        output, ended = as_location(bucket), threading.Event()
+        monkeypatch.setattr(lease.os, "kill", lambda process, number: ended.set())
+        with locked(output):
+            fail_listings(1, 2)
+            lock = output / lease.LOCKS / "00000001"
+            wait_for(lambda: "renewal" in read_json(lock))
+            lock.unlink()  # by hand: nobody else is there
+            wait_for(lock.exists)
+        assert not ended.is_set()
+
+    def test_a_lease_that_ends_is_taken_by_one_of_those_who_wait_and_those_who_come(self, bucket, monkeypatch):
+        monkeypatch.setattr(lease, "LOOK_S", 1.0)
+        monkeypatch.setattr(lease, "LEASE_S", 5.0)
+        output, waiting = as_location(bucket), threading.Event()
+        before = self.pretend(output)
+        monkeypatch.setattr(lease.logger, "warning", lambda *args: waiting.set())
+        refused: list[ConfigError] = []
+
+        def wait() -> None:
+            try:
+                with locked(output):
+                    pass
+            except ConfigError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waiting.wait(5)
+        before.unlink()
+        with locked(output):  # it sees no lock, while the other one still believes in the lock that has gone
+            thread.join()
+        assert "is being written by another process" in str(*refused)
+
+    def test_who_finds_a_lower_lock_after_taking_gives_way(self, bucket, monkeypatch):
+        output, taken = as_location(bucket), []
+        self.pretend(output, process=gone_process(), machine=lease._machine())
+        checked = lease._check_that_it_counts
+
+        def come_first(mine: Path, owner: lease.Owner) -> None:
+            checked(mine, owner)
+            taken.append(mine.name)
+            if len(taken) == 1:
+                write_json(output / lease.LOCKS / "00000001", owner | {"process": gone_process()})
+
+        monkeypatch.setattr(lease, "_check_that_it_counts", come_first)
+        with locked(output):
+            assert [lock.name for lock in (output / lease.LOCKS).iterdir()] == taken[1:] == ["00000008"]
+
+    @pytest.mark.parametrize("stays", [True, False])
+    def test_who_finds_a_higher_lock_after_taking_waits_whether_it_stays(self, bucket, monkeypatch, stays):
+        output = as_location(bucket)
+        mine, other = self.pretend(output).with_name("00000001"), self.pretend(output)
+        write_json(mine, {})
+        monkeypatch.setattr(lease.time, "sleep", lambda seconds: None if stays else other.unlink())
+        assert lease._has_to_give_way(mine, []) == stays
+
+    def test_machines_with_one_name_are_told_apart_by_their_start(self, monkeypatch, tmp_path):
+        here = lease._machine()
+        (tmp_path / "boot_id").write_text("another\n")
+        monkeypatch.setattr(lease, "START", tmp_path / "boot_id")
+        assert lease._machine() != here
+        assert lease._machine().endswith(" another")
+
     def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(self, bucket, monkeypatch):
         monkeypatch.setattr(lease, "LEASE_S", 1e6)
         output = as_location(bucket)
-        gone = subprocess.run(
-            [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-        )
-        self.pretend(output, process=int(gone.stdout), machine=lease._machine())
+        self.pretend(output, process=gone_process(), machine=lease._machine())
         with locked(output):
             assert [lock.name for lock in (output / lease.LOCKS).iterdir()] == ["00000008"]
 

@@ -82,7 +82,7 @@ def _is_list(pattern: str) -> bool:
 def _match(pattern: str, config: PrepareConfig, must_match: bool, where: str) -> list[tuple[str, str]]:
     if URL_MARK in pattern:
         _check_secrets(pattern, where)
-        found = [(url, url) for url in list_files(pattern, config.remote.options_for(pattern))]
+        found = [(url, url) for url in list_files(pattern, config.remote.options_for(pattern), config.remote.retries)]
     else:
         files = [file for file in _local(Path(pattern).expanduser()) if not Path(file).is_dir()]
         found = sorted((absolute(str(file), Path()), os.path.abspath(file)) for file in files)

@@ -65,7 +65,7 @@ def read_predictions(path: Path, config: ResponseConfig) -> Predictions:
     import pyarrow.parquet as pq
 
     if not path.exists():
-        raise DataError(f"predictions {path} do not exist; run `distjet predict` or `distjet train` first")
+        raise DataError(f"predictions {path} do not exist; `distjet evaluate run=DIRECTORY` makes them from a training")
     files, place = for_arrow(path)
     names = pq.ParquetDataset(place, filesystem=files).schema.names
     methods = config.methods or discover_methods(names)

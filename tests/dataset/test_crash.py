@@ -266,6 +266,17 @@ class TestFullDisk:
         assert list((small / "out/.work").glob("*.rows"))
         assert prepare_small(small) == whole
 
+    def test_the_folder_for_spills_is_named_if_its_disk_is_full(self, small, monkeypatch):
+        def full(function: Any, tasks: Any, **named: Any) -> Iterator[tuple[int, Any]]:
+            with monkeypatch.context() as patch:
+                if function is convert:
+                    patch.setattr(os, "fsync", self.quota_exceeded)
+                yield from in_process(function, tasks, **named)
+
+        work = small / "work"
+        with pytest.raises(DiskFullError, match=rf"^{work}/distjet-\w+/\.work cannot be written to: .* are left there"):
+            prepare_small(small, full, work=work)
+
     def quota_exceeded(self, handle: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 

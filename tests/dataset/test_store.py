@@ -17,6 +17,7 @@ from distjet.cli import run_verb
 from distjet.dataset.facts import facts
 from distjet.dataset.manifest import FILE_NAME, Manifest, seal
 from distjet.dataset.prepare import prepare
+from distjet.dataset.reading.remote import list_files
 from distjet.dataset.shards import build_shard
 from distjet.dataset.streaming.settings import CacheConfig
 from distjet.dataset.streaming.stream import JetStream, StreamConfig
@@ -110,6 +111,24 @@ class TestPrepare:
         direct = run(f"{bucket}/out", wanted, **SMALL, remote="direct")
         staged = run(f"{bucket}/other", wanted, **SMALL, work=str(tmp_path))
         assert shard_bytes(direct) == shard_bytes(staged) == shard_bytes(on_disk)
+
+    def test_inputs_of_the_store_are_all_found_or_none(self, bucket, fail_listings):
+        place = as_location(bucket)
+        for name in ("a/1.root", "a/2.root", "b/3.root", "b/note.txt", "b/c/4.root"):
+            write_atomically(place / name, "file")
+        found = {
+            pattern: list_files(f"{bucket}/{pattern}", {}, 0) for pattern in ("*/*.root", "**/[1-3].root", "*/c/4*", "d/*")
+        }
+        assert found == {
+            "*/*.root": [f"{bucket}/{name}" for name in ("a/1.root", "a/2.root", "b/3.root")],
+            "**/[1-3].root": [f"{bucket}/{name}" for name in ("a/1.root", "a/2.root", "b/3.root")],
+            "*/c/4*": [f"{bucket}/b/c/4.root"],
+            "d/*": [],
+        }
+        for number in (1, 2, 3):  # of the folder, and of each folder there
+            fail_listings(number)
+            with pytest.raises(OSError, match=r"requests failed, the last with OSError.*does not answer"):
+                list_files(f"{bucket}/*/*.root", {}, 0)
 
     def test_a_second_dataset_is_refused(self, ntuples, on_store):
         with pytest.raises(ConfigError, match=r"holds the output of another `distjet prepare` \(different: seed\)"):

@@ -9,8 +9,10 @@ import bisect
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, get_args
 
@@ -20,11 +22,16 @@ from distjet.config import unknown
 from distjet.dataset.reading.checksums import URL_MARK, Hasher
 from distjet.dataset.reading.retries import repeat
 from distjet.dataset.recipes.recipe import Protocol
-from distjet.errors import ConfigError, MissingExtraError
-from distjet.run_directory import NOT_OFFERED
+from distjet.errors import ConfigError, DataError, MissingExtraError
+from distjet.run_directory import NOT_OFFERED, saying_which_disk_is_full
 
 Range = tuple[int, int]
 "First byte, and one past the last."
+
+Entries = list[tuple[str, bool]]
+"Names in a folder, and whether they are folders."
+
+WILDCARD, ANY_FOLDERS = re.compile(r"[*?[]"), "**"
 
 BLOCK_BYTES = 1 << 24
 "Of a copy; so much is lost when a connection breaks."
@@ -125,7 +132,7 @@ class RemoteFile:
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
-        with part.open("a+b") as handle:
+        with saying_which_disk_is_full(part), part.open("a+b") as handle:
             _lock(handle)  # a second task waits for the copy of the first
             if not target.exists():
                 self._continue(handle, size, hasher)
@@ -187,20 +194,60 @@ def open_file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         raise MissingExtraError(f"{url} needs a package that is not installed ({error})", "remote") from error
 
 
-def list_files(pattern: str, options: dict[str, Any]) -> list[str]:
+def list_files(pattern: str, options: dict[str, Any], retries: int) -> list[str]:
     """Return the URLs that match a pattern with *, sorted; a URL without is itself, whether it exists or not.
 
+    The folders are listed here: fsspec takes a listing that failed for an empty folder, and a sample would be missing.
+
+    Args:
+        pattern: A URL with * ? [ ] in its path; ** stands for any number of folders.
+        options: Of fsspec for this protocol.
+        retries: How often a listing is repeated.
+
     Raises:
-        ConfigError: If the protocol is unknown, or the server cannot list files.
+        ConfigError: If the protocol is unknown, or the server refuses, or cannot list files.
         MissingExtraError: If the package of the protocol is not installed.
+        OSError: If there is no answer.
     """
     files, path = open_file_system(pattern, options)
     if "*" not in pattern:
         return [pattern]
+    folder, _, _ = path[: path.index("*")].rpartition("/")
+    wanted = path[len(folder) :].removeprefix("/").split("/")
+    files.invalidate_cache()
     try:
-        return sorted(files.unstrip_protocol(found) for found in files.glob(path))
+        found = set(_matching(lambda place: _entries(files, place, retries), folder, wanted))
     except NotImplementedError as error:
         raise ConfigError(f"{pattern}: this server cannot list its files; give them one by one, or in a .txt file") from error
+    return sorted(files.unstrip_protocol(file) for file in found)
+
+
+def _matching(entries: Callable[[str], Entries], folder: str, wanted: Sequence[str]) -> Iterator[str]:
+    """Find the files below a folder that match the parts of a pattern."""
+    first, rest = wanted[0], wanted[1:]
+    if rest and not WILDCARD.search(first):
+        yield from _matching(entries, f"{folder}/{first}", rest)
+        return
+    if first == ANY_FOLDERS:
+        yield from _matching(entries, folder, rest or ["*"])
+    for name, is_folder in entries(folder):
+        if is_folder and first == ANY_FOLDERS:
+            yield from _matching(entries, f"{folder}/{name}", wanted)
+        elif is_folder and rest and fnmatchcase(name, first):
+            yield from _matching(entries, f"{folder}/{name}", rest)
+        elif not is_folder and not rest and first != ANY_FOLDERS and fnmatchcase(name, first):
+            yield f"{folder}/{name}"
+
+
+def _entries(files: Any, folder: str, retries: int) -> Entries:
+    """List the names in a folder; none if there is no such folder."""
+    place = files._strip_protocol(f"{folder}/")  # HTTP keeps the slash, which servers want, and the others take it away
+    try:
+        listed = repeat(lambda: files.ls(place, detail=True), folder, retries)
+    except DataError:
+        return []
+    split = [(item["name"].rstrip("/").rpartition("/"), item["type"] == "directory") for item in listed]
+    return [(name, is_folder) for (parent, _, name), is_folder in split if parent.strip("/") == folder.strip("/")]
 
 
 def merge(ranges: Sequence[Range]) -> list[Range]:

@@ -21,7 +21,7 @@ from distjet.config import ComponentConfig, Config, component_type, unknown
 from distjet.dataset.graphs.configs import GRAPHS, NOT_STORED, DelaunayConfig, NoEdgesConfig
 from distjet.dataset.recipes import expressions
 from distjet.run_directory import identity_hash
-from distjet.storage import Location, check_options, check_url
+from distjet.storage import Location, Place, check_options, check_url
 
 QUANTITIES = ("pt", "eta", "phi", "mass", "energy", "px", "py", "pz")
 "Components in which a four-momentum can be given."
@@ -340,7 +340,7 @@ class Input(Config):
 
     sample: Name | None = None
     "Name of the sample; by default the name of the folder that holds the file."
-    files: tuple[str, ...]
+    files: Annotated[tuple[str, ...], Place()]
     """Paths, patterns with * or **, folders (all .root files below), URLs (https://, root://, s3://; with * where the server
     can list its files), or lists: text files whose name ends in .txt with one of these on each line, # for comments, and
     relative paths counted from the folder of the list."""
@@ -431,7 +431,7 @@ class PrepareConfig(Config):
     "A folder, a pattern, a URL, a text file that lists them, a list of these, {sample: files}, or [{sample, files}]."
     remote: Annotated[Remote, BeforeValidator(_as_remote)] = Remote()
     "How URLs are read; `stage` or `direct` alone is the mode."
-    checksums: Path | dict[str, str] | None = None
+    checksums: Annotated[Path | dict[str, str] | None, Place()] = None
     """What a catalogue says about input files, to be compared with their bytes: a text file with lines
     `adler32 1a2b3c4d /path/or/url`, or {path: "adler32:1a2b3c4d"}; also md5, sha256 and xxh3_128. Files without a line are not
     compared."""
