@@ -17,8 +17,16 @@ class DataError(UserError):
     """An input file, a branch, a row or a dataset on disk is wrong."""
 
 
-class DiskFullError(UserError):
+class HinderedError(UserError):
+    """Something outside of a run keeps it from going on; the same command continues when that is over."""
+
+
+class DiskFullError(HinderedError):
     """There is no room for what a run writes; the same command continues when there is."""
+
+
+class LostError(UserError):
+    """The processes of a training died time and again; the same command continues from its checkpoint."""
 
 
 class NonFiniteError(UserError):

@@ -17,6 +17,8 @@ from distjet.training.settings import ResourcesConfig
 
 logger = logging.getLogger(__name__)
 
+LEAST_CORES = 2
+"Of a cluster of our own: the two workers that are the default also run, taking turns, where there is one core."
 SAID_BY_US = "A worker died or was killed while executing a task"
 "What Ray's nodes tell every driver, whatever it asked for; distjet says it with the cause, in one line."
 
@@ -42,7 +44,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[bool]:
         yield False
         return
     own = {
-        "num_cpus": max(os.cpu_count() or 1, 2),
+        "num_cpus": cores_for_workers(),
         "include_dashboard": True,
         "_node_ip_address": "127.0.0.1",
         "runtime_env": {"worker_process_setup_hook": f"{__name__}.{tell_which_cluster.__name__}"},
@@ -55,6 +57,13 @@ def cluster(resources: ResourcesConfig) -> Iterator[bool]:
         yield not address
     finally:
         ray.shutdown()
+
+
+def cores_for_workers() -> int:
+    """Count the cores that this process may use, which a batch system or a container may hold to a part of the machine's."""
+    from dask.system import cpu_count
+
+    return max(cpu_count(), LEAST_CORES)
 
 
 def tell_which_cluster() -> None:

@@ -110,9 +110,10 @@ def epoch_line(row: dict[str, float]) -> str:
     closure = f"closure mean {100 * row['val_mean_abs_bias']:.2f} % worst {100 * row['val_max_abs_bias']:.2f} %"
     if row["val_num_bins"] == 0:
         closure = f"closure {100 * row['val_mean_abs_bias']:.2f} % over all jets (no bin has more than closure.min_entries)"
+    rate = f"  {row['jets_per_s']:.0f} jets/s" if "jets_per_s" in row else ""  # it was stopped between steps and validation
     return (
         f"epoch {int(row['epoch']):3d}  loss {row['train_loss']:.4f} (val {row['val_loss']:.4f})  {closure}  "
-        f"resolution {row['val_mean_resolution']:.4f}  {row['epoch_seconds']:.1f} s  {row['jets_per_s']:.0f} jets/s"
+        f"resolution {row['val_mean_resolution']:.4f}  {row['epoch_seconds']:.1f} s{rate}"
     )
 
 

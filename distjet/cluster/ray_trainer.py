@@ -5,14 +5,17 @@ number of them where a run allows it. Checkpoints are not Ray's, so its storage 
 at once: it is imported when Ray is running.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from distjet.cluster.deaths import noting_deaths
-from distjet.cluster.signals import notice_signals
+from distjet.cluster.signals import AT_WORK_FILE, notice_signals
 from distjet.cluster.worker import run_ray_worker
+from distjet.run_directory import write_atomically
 from distjet.storage import for_arrow
 from distjet.training.settings import ResourcesConfig, TrainConfig
 
@@ -21,16 +24,32 @@ LONGER_THAN_A_HANG_S = 120
 
 
 class NoticingBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Connects the processes as Ray Train does, and lets them note signals; Ray calls it in their main threads."""
+    """Connects the processes as Ray Train does, lets them note signals, and marks the run while it has workers.
 
-    def on_training_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    Ray's controller calls it; what it executes runs in the main threads of the workers.
+    """
+
+    def on_training_start(self, worker_group: Any, backend_config: "NoticingTorchConfig") -> None:
         """Install the handlers of signals before the training begins in another thread."""
         super().on_training_start(worker_group, backend_config)
         worker_group.execute(notice_signals)
+        write_atomically(backend_config.at_work, "")
+
+    def on_shutdown(self, worker_group: Any, backend_config: "NoticingTorchConfig") -> None:
+        """Take the mark away, however the workers ended."""
+        backend_config.at_work.unlink(missing_ok=True)
+        super().on_shutdown(worker_group, backend_config)
 
 
+@dataclass(kw_only=True)
 class NoticingTorchConfig(TorchConfig):
-    """Names the backend to Ray."""
+    """Names the backend to Ray.
+
+    Attributes:
+        at_work: File that is there while workers are.
+    """
+
+    at_work: Path
 
     @property
     def backend_cls(self) -> type[NoticingBackend]:
@@ -60,7 +79,9 @@ def build_trainer(config: TrainConfig, *, use_gpu: bool) -> TorchTrainer:
             resources_per_worker={"CPU": resources.cpus_per_worker} | gpus,
         ),
         torch_config=NoticingTorchConfig(
-            backend="nccl" if use_gpu else "gloo", timeout_s=resources.timeout_s + LONGER_THAN_A_HANG_S
+            backend="nccl" if use_gpu else "gloo",
+            timeout_s=resources.timeout_s + LONGER_THAN_A_HANG_S,
+            at_work=config.output / AT_WORK_FILE,
         ),
         run_config=RunConfig(
             name="ray",

@@ -19,10 +19,14 @@ from types import FrameType
 from distjet.storage import poll_interval_s
 
 STOP_FILE = "stop"
+AT_WORK_FILE = "at_work"
+"Mark in the directory of a run that has workers: they find a request to stop. It is absent while they wait for room."
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 "What asks a training to stop. SIGUSR1 is what batch systems send before a time limit, where they are asked to."
 LOOK_INTERVAL_S = 0.5
 "The file system, which may be far away, is asked so often whether to stop."
+NOBODY_FOR_S = 15.0
+"A request that finds no worker for so long is granted without one; workers that start later lose no more than their start."
 
 _told_to_go: list[int] = []
 "Signals that this worker has received. A signal handler has nobody to hand its finding to, hence a variable of the module."
@@ -34,10 +38,6 @@ class Stopped(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; the same command continues")
         self.exit_code = 128 + signal_number
-
-
-class ToldToGo(RuntimeError):
-    """A worker was told to go, though the run was not: its state is in a checkpoint, and Ray starts the workers again."""
 
 
 @contextmanager
@@ -113,3 +113,27 @@ class ShouldStop:
             self.last_look_s = self.clock()
             self.is_asked = self.stop_file.exists()
         return self.is_asked or told_to_go() is not None
+
+
+@dataclass
+class NobodyHears:
+    """Whether a request to stop reaches nobody, because the workers of a run wait for room; asked again and again.
+
+    All that such a run has is in its last checkpoint.
+
+    Attributes:
+        run: The run's directory.
+        clock: Time in seconds.
+    """
+
+    run: Path
+    clock: Callable[[], float] = time.monotonic
+    since_s: float | None = field(default=None, init=False)
+
+    def __call__(self) -> bool:
+        """Look for the request and for workers."""
+        if not (self.run / STOP_FILE).exists() or (self.run / AT_WORK_FILE).exists():
+            self.since_s = None
+            return False
+        self.since_s = self.clock() if self.since_s is None else self.since_s
+        return self.clock() - self.since_s >= NOBODY_FOR_S

@@ -18,7 +18,7 @@ from distjet.cluster.connect import cluster, wants_gpu
 from distjet.cluster.deaths import DEATHS_FILE
 from distjet.cluster.display import show
 from distjet.cluster.failures import FAILURE_FILE, lost_workers, oom_kills, recorded
-from distjet.cluster.signals import STOP_FILE, Stopped, stop_on_signal
+from distjet.cluster.signals import AT_WORK_FILE, STOP_FILE, NobodyHears, Stopped, stop_on_signal
 from distjet.cluster.worker import Report, run_worker
 from distjet.dataset.manifest import Manifest
 from distjet.ranks import SINGLE
@@ -59,7 +59,7 @@ def train(config: TrainConfig, report: Report | None = None) -> dict[str, Any]:
         logger.info("%s is finished; nothing to do", config.output)
         return read_json(metrics)
     write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    for leftover in (STOP_FILE, FAILURE_FILE, DEATHS_FILE):
+    for leftover in (STOP_FILE, AT_WORK_FILE, FAILURE_FILE, DEATHS_FILE):
         (config.output / leftover).unlink(missing_ok=True)
     run = _in_process if config.resources.num_workers == 0 else _on_ray
     with tracked(config, manifest.fingerprint), show(config.output):
@@ -141,7 +141,8 @@ def _on_ray(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
         while not is_over:  # else a worker was told to go, and a checkpoint was written
             trainer = build_trainer(config, use_gpu=use_gpu)
             try:
-                is_over = _run_in_thread(trainer.fit, epochs.hand_over, stop_file).return_value
+                result = run_in_thread(trainer.fit, epochs.hand_over, config.output)
+                is_over = result is None or result.return_value
             except Exception as error:
                 if recorded(config.output) is not None:
                     break  # a worker has said why
@@ -151,12 +152,22 @@ def _on_ray(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
     return received
 
 
-def _run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], stop_file: Path) -> T:
-    """Run a function in a daemon thread, which a second signal in the main thread leaves behind; return or raise what it does.
+def run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], output: Path) -> T | None:
+    """Run a function that starts workers in a daemon thread; return or raise what it does.
 
-    If `meanwhile` raises, the function is asked to stop, and the exception is raised when it has.
+    The thread is left behind by a second signal in the main thread, and by a request to stop while there is no worker to obey.
+
+    Args:
+        function: What to run.
+        meanwhile: Called now and then in this thread. If it raises, the workers are asked to stop, and the exception is raised
+            when they have.
+        output: Directory of the run.
+
+    Returns:
+        What the function returns; None if it was left behind.
     """
     outcome: Future[T] = Future()
+    stop_file, nobody_hears = output / STOP_FILE, NobodyHears(output)
 
     def run() -> None:
         try:
@@ -164,14 +175,19 @@ def _run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], sto
         except BaseException as error:  # handed to the caller, who raises it
             outcome.set_exception(error)
 
+    def is_over() -> bool:
+        return bool(wait([outcome], timeout=poll_interval_s(stop_file, 0.5)).done) or nobody_hears()
+
     threading.Thread(target=run, name="distjet-ray-train", daemon=True).start()
     try:
-        while not outcome.done():
-            wait([outcome], timeout=poll_interval_s(stop_file, 0.5))
+        while not is_over():
             meanwhile()
+        meanwhile()
     except Exception:
         write_atomically(stop_file, "")
-        wait([outcome])
-        stop_file.unlink(missing_ok=True)  # nobody else does where signals are not ours
+        while not is_over():
+            continue
+        if outcome.done():  # else it stays for workers that start later
+            stop_file.unlink(missing_ok=True)  # nobody else does where signals are not ours
         raise
-    return outcome.result()
+    return outcome.result() if outcome.done() else None

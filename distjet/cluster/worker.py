@@ -18,6 +18,7 @@ from distjet.cluster.signals import STOP_FILE, ShouldStop, told_to_go
 from distjet.config import validate
 from distjet.errors import UserError
 from distjet.ranks import RankInfo
+from distjet.run_directory import naming_a_full_disk
 from distjet.training.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def run_worker(config: TrainConfig, ranks: RankInfo, report: Report, on_hang: Ca
     if (config.output / FAILURE_FILE).exists():
         return True
     try:
-        with Watchdog(ranks, config.resources.timeout_s, on_hang) as watchdog:
+        with naming_a_full_disk(config.output), Watchdog(ranks, config.resources.timeout_s, on_hang) as watchdog:
             should_stop, publish = ShouldStop(config.output / STOP_FILE), publisher(config, ranks)
             Trainer(config, ranks, device, report, should_stop, watchdog.at, publish).fit()
     except Interrupted as interruption:

@@ -27,11 +27,13 @@ class Note:
         step: The step of the epoch, counted from 1.
         graphs: Loss of each jet, shape (B,).
         norm: Norm of the gradient, shape (); 0 in a validation.
+        weight: Sum of the weights of all jets of the step, of all processes, shape (); None in a validation.
     """
 
     step: int
     graphs: Tensor
     norm: Tensor
+    weight: Tensor | None
 
     def is_bad(self) -> bool:
         """Whether anything is not finite; the host waits for the device."""
@@ -45,9 +47,9 @@ class Suspects:
     stream: JetStream
     notes: list[Note] = field(default_factory=list)
 
-    def note(self, graphs: Tensor, norm: Tensor) -> None:
+    def note(self, graphs: Tensor, norm: Tensor, weight: Tensor | None = None) -> None:
         """Keep what the step under way has given."""
-        self.notes.append(Note(self.stream.step, graphs, norm))
+        self.notes.append(Note(self.stream.step, graphs, norm, weight))
 
     def forget(self) -> None:
         """Begin anew: all was finite."""
@@ -72,11 +74,20 @@ class Suspects:
         num_bad, num_jets = sum(part[0] for part in named), sum(part[1] for part in named)
         place = f"epoch {epoch + 1}, step {step} of {len(self.stream)} of the {self.stream.split} split"
         if num_bad == 0:
-            return f"the gradient is not finite in {place}, where the loss of each of {num_jets} jets is; lower optimizer.lr"
+            return f"the gradient is not finite in {place}, where the loss of each of {num_jets} jets is; {self._advice(step)}"
         jets = [jet for part in named for jet in part[2]][:NUM_NAMED]
         listed = f"{'; '.join(jets)}{'; ...' if num_bad > len(jets) else ''}"
-        advice = "the weights have run away: lower optimizer.lr" if num_bad == num_jets else "look at these jets in the dataset"
+        ran_away = f"the weights have run away: {self._advice(step)}"
+        advice = ran_away if num_bad == num_jets else "look at these jets in the dataset"
         return f"the loss of {num_bad} of {num_jets} jets is not finite in {place} ({listed}); {advice}"
+
+    def _advice(self, last: int) -> str:
+        """Say what helps where no single jet is to blame, from the steps up to the last one."""
+        sums = [note.weight for note in self.notes if note.step <= last and note.weight is not None]
+        if num_negative := sum(bool(weight < 0) for weight in sums):
+            found = f"the weights of the jets sum to less than zero in {num_negative} of the last {len(sums)} steps"
+            return f"{found}, which turns the gradient around: raise batch_size, or choose another weighting"
+        return "lower optimizer.lr"
 
     def _identify(self, epoch: int, step: int, rows: list[int]) -> list[str]:
         """Read this process's part of a step again, and name some of its rows."""

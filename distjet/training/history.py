@@ -50,8 +50,8 @@ class History:
         return rows[-1] if rows else {}
 
     def append(self, metrics: Mapping[str, float]) -> None:
-        """Add a row, here and for TensorBoard."""
-        self._write([*self.rows(), dict(metrics)])
+        """Add a row, here and for TensorBoard; rows of this epoch or later ones are those of a process that died since."""
+        self._write([*(row for row in self.rows() if row["epoch"] < metrics["epoch"]), dict(metrics)])
         self.tensorboard = self.tensorboard or self._open_tensorboard(int(metrics["epoch"]))
         for name in metrics.keys() - {"epoch"}:
             self.tensorboard.add_scalar(name, metrics[name], int(metrics["epoch"]))
@@ -62,7 +62,11 @@ class History:
 
     def forget_after(self, num_epochs: int) -> None:
         """Drop rows of epochs that a resumed run makes again."""
-        self._write(self.rows()[:num_epochs])
+        self._write([row for row in self.rows() if row["epoch"] <= num_epochs])
+
+    def of_epoch(self, epoch: int) -> dict[str, float]:
+        """Read the row of a finished epoch, counted from 1."""
+        return next(row for row in self.rows() if row["epoch"] == epoch)
 
     def add_time(self, seconds: float) -> None:
         """Count time spent in training."""

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.dataset.streaming.stream import JetStream, StreamConfig
-from distjet.errors import NonFiniteError
+from distjet.errors import NonFiniteError, UserError
 from distjet.ranks import RankInfo
 from distjet.run_directory import write_json
 from distjet.training import parallel
@@ -165,14 +165,15 @@ class Trainer:
             calibrated = self.parallel_model(batch)
         sums = self.task.loss(calibrated, batch)
         global_weight = parallel.all_reduce_sum(sums.weight.clone(), self.ranks)
-        (sums.total * (self.ranks.world_size / global_weight)).backward()
+        scale = (self.ranks.world_size / global_weight).masked_fill(global_weight == 0, 0.0)  # such jets teach nothing
+        (sums.total * scale).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.averaged is not None:
             self.averaged.update(self.model)
-        self.suspects.note(sums.graphs, norm)
+        self.suspects.note(sums.graphs, norm, global_weight)
         return torch.cat([sums.total.detach()[None], sums.terms, sums.weight[None], norm[None]]).double()
 
     def _look(self, sums: Tensor, stream: JetStream) -> int:
@@ -184,10 +185,11 @@ class Trainer:
         is_late = time.monotonic() - self.last_checkpoint_s > 60 * self.config.checkpoint_minutes
         mine = (self.should_stop(), is_late, self.meter.stall_fraction, self.meter.gpu_memory_gib, self.meter.seconds_per_step)
         stop, overdue, stall, memory, step_s = parallel.largest(mine, self.device, self.ranks)
+        loss = total / weight if weight else 0.0
         if self.progress.due(at_end=stream.step == len(stream)):
-            self.progress.write(self._moment(stream, total / weight, stall, memory))
+            self.progress.write(self._moment(stream, loss, stall, memory))
         if self.publish is not None:
-            self.publish(vars(stream.counters), self._numbers(stream, total / weight))
+            self.publish(vars(stream.counters), self._numbers(stream, loss))
         if stop or overdue:
             self.state.sums = parallel.all_reduce_sum(sums.clone(), self.ranks).tolist()
             self._stop_clock()
@@ -226,7 +228,12 @@ class Trainer:
         return position | speed | ({"gpu_memory_gib": self.meter.gpu_memory_gib} if self.device.type == "cuda" else {})
 
     def _speed(self) -> dict[str, float]:
-        """How fast the epoch was: of all processes together, and of the one that waited or needed most."""
+        """How fast the epoch was: of all processes together, and of the one that waited or needed most.
+
+        Nothing of an epoch whose last step was made before an interruption.
+        """
+        if self.meter.num_steps == 0:
+            return {}
         readings = (self.meter.stall_fraction, self.meter.gpu_memory_gib)
         stall, memory = parallel.largest(readings, self.device, self.ranks)
         speed = {"jets_per_s": self.meter.jets_per_s, "stall_fraction": stall}
@@ -234,6 +241,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         model = self.averaged.module if self.averaged is not None else self.model
+        parallel.share_buffers(model, self.ranks)
         model.eval()
         sums, stream = self._zeros(), self.streams["val"]
         histogram = ResponseHistogram(self.config.closure, self.task.energy_range_gev, self.device)
@@ -279,15 +287,13 @@ class Trainer:
         if self.ranks.is_main:
             self.history.append(metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
         self._save()
-        if self.ranks.is_main:
-            self.store.forget_best_except(self.state.best_epoch)
 
     # --- state -----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.ranks.is_main:
             stream = self.streams["train"]
-            self.store.save(self.state_dict(), stream.epoch, stream.step)
+            self.store.save(self.state_dict(), stream.epoch, stream.step, self.state.best_epoch)
         self.last_checkpoint_s = time.monotonic()
         parallel.barrier(self.ranks)
 
@@ -329,7 +335,7 @@ class Trainer:
             "num_epochs": self.state.epoch,
             "best_epoch": self.state.best_epoch + 1,
             "selection_metric": self.config.selection.metric,
-            "best": self.history.rows()[self.state.best_epoch],
+            "best": self.history.of_epoch(self.state.best_epoch + 1),
             "last": self.history.last(),
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
             "num_workers": self.ranks.world_size,
@@ -385,6 +391,8 @@ class Trainer:
 
     def _averages(self, prefix: str, sums: list[float]) -> dict[str, float]:
         loss, *terms, weight, _ = sums
+        if weight == 0:
+            raise UserError(f"the weights of the jets of the {prefix} split sum to zero: choose another weighting")
         named = {f"{prefix}_loss_{t.observable}": v / weight for t, v in zip(self.task.terms, terms, strict=True)}
         return {f"{prefix}_loss": loss / weight, **named}
 

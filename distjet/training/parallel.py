@@ -24,7 +24,7 @@ def wrap(model: nn.Module, ranks: RankInfo) -> nn.Module:
     """Wrap a model for data-parallel training; a bare model for one process.
 
     A batch norm would normalise with the share of one process: W processes are not one then, which a warning says. Its running
-    moments are those of the main process, sent to all before each step.
+    moments are those of the main process, sent to all before each step and before each validation.
     """
     if ranks.world_size == 1:
         return model
@@ -38,18 +38,18 @@ def wrap(model: nn.Module, ranks: RankInfo) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model)
 
 
+def share_buffers(model: nn.Module, ranks: RankInfo) -> None:
+    """Give all processes what the main process keeps beside the parameters, e.g. the running moments of a batch norm."""
+    if ranks.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def all_reduce_sum(value: Tensor, ranks: RankInfo) -> Tensor:
     """Sum a tensor over all processes, in place; nothing is copied to the host."""
     if ranks.world_size > 1:
         dist.all_reduce(value)
     return value
-
-
-def agree(flag: bool, device: torch.device, ranks: RankInfo) -> bool:
-    """Whether any process raised its flag; all processes get the same answer."""
-    if ranks.world_size == 1:
-        return flag
-    return bool(all_reduce_sum(torch.tensor(float(flag), device=device), ranks).item() > 0)
 
 
 def largest(values: Sequence[float], device: torch.device, ranks: RankInfo) -> list[float]:

@@ -13,7 +13,7 @@ from distjet.dataset.streaming.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
-from distjet.storage import Location, check_url
+from distjet.storage import Location, Place, check_url
 
 METRICS_FILE = "metrics.json"
 "Written last, by a training that has finished."
@@ -157,7 +157,7 @@ def as_tracking_address(given: str) -> str:
 class TrackingConfig(Config):
     """Who is told of the training beside its own directory; no part of its identity."""
 
-    mlflow: Annotated[str, AfterValidator(as_tracking_address)] | None = None
+    mlflow: Annotated[Annotated[str, AfterValidator(as_tracking_address)] | None, Place(words=("environment",))] = None
     """MLflow: a folder (a SQLite file in it), the URI of a server or a database, or `environment` for what MLFLOW_TRACKING_URI
     says; credentials in the environment alone (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD). null: nobody."""
     experiment: str = "distjet"

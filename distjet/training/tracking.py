@@ -71,12 +71,16 @@ class MlflowRun:
         self.config, self.fingerprint = config, fingerprint
         self.client: Any = None
         self.run_id = ""
+        self.has_parameters = False
         self.num_sent = 0
 
     def send(self) -> None:
         """Bring MLflow up to date with the history."""
         if not self.run_id:
             self._open()
+        if not self.has_parameters:  # the same values again do no harm, so a resumed training sends them too
+            self._send_parameters()
+            self.has_parameters = True
         for row in read_rows(self.config.output / HISTORY_FILE)[self.num_sent :]:
             self._send_row(row)
             self.num_sent += 1
@@ -100,7 +104,7 @@ class MlflowRun:
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
             run = self._create()
-            write_json(note, place | {"run_id": run.info.run_id})
+            write_json(note, place | {"run_id": run.info.run_id})  # at once: what fails from here on makes no second run
         self.num_sent = int(run.data.metrics.get("epoch", 0))
         self.run_id = run.info.run_id
 
@@ -116,9 +120,7 @@ class MlflowRun:
             "checkpoints": str(self.config.output / "checkpoints"),
             "num_workers": str(self.config.resources.num_workers),
         }
-        run = self.client.create_run(number, run_name=self.config.output.name, tags=tags)
-        self._send_parameters(run.info.run_id)
-        return run
+        return self.client.create_run(number, run_name=self.config.output.name, tags=tags)
 
     def _artifacts(self) -> dict[str, str]:
         """Where files would go: beside the SQLite file of a folder, which would else be the working directory."""
@@ -126,13 +128,13 @@ class MlflowRun:
         is_folder = URL_MARK not in folder and folder != "environment"
         return {"artifact_location": (Path(folder).resolve() / "artifacts").as_uri()} if is_folder else {}
 
-    def _send_parameters(self, run_id: str) -> None:
+    def _send_parameters(self) -> None:
         from mlflow.entities import Param
 
         identity = self.config.identity(self.fingerprint)
         parameters = [Param(name, str(value)) for name, value in flat(identity).items()]
         for start in range(0, len(parameters), MOST_AT_ONCE):
-            self.client.log_batch(run_id, params=parameters[start : start + MOST_AT_ONCE])
+            self.client.log_batch(self.run_id, params=parameters[start : start + MOST_AT_ONCE])
 
     def _send_row(self, row: Mapping[str, float]) -> None:
         """Send an epoch in one request, so that MLflow has all of it or nothing."""
@@ -189,7 +191,7 @@ def tracking_uri(config: TrackingConfig) -> str | None:
     given = config.mlflow or "environment"
     if given == "environment" or URL_MARK in given:
         return None if given == "environment" else given
-    folder = Path(given).resolve()
+    folder = Path(given).expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder / 'mlflow.db'}"
 

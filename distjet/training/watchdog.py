@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 BEATS = 8
 "How often a process tells where it is, within the time that it may take for a step."
 LONGEST_INTERVAL_S = 10.0
+LONGEST_EXIT_S = 1.0
+"A thread that talks with others, or reports a hang, is left behind after so long."
 JUDGE_BEATS = 3
 "Messages that a process may miss before it is taken for one that does not answer."
 TORCH, COLLECTIVES = f"{os.sep}torch{os.sep}", f"{os.sep}torch{os.sep}distributed{os.sep}"
@@ -98,7 +100,7 @@ class Watchdog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Stop the thread."""
         self.closed.set()
-        self.thread.join()
+        self.thread.join(LONGEST_EXIT_S)
 
     def _open_store(self) -> dist.TCPStore | None:
         """Connect to the main process, which listens where the process group does, on a port of its own."""
@@ -110,11 +112,17 @@ class Watchdog:
         return made or dist.TCPStore(host, port, None, False, timeout)
 
     def _watch(self) -> None:
+        try:
+            self._watch_all()
+        except dist.DistError as error:  # the main process has ended, as Ray or a collective operation will say
+            logger.debug("the watchdog ends: %s", error)
+
+    def _watch_all(self) -> None:
         named = None  # where a hang was reported; this process goes on telling, lest it seems to hang itself
         while not self.closed.wait(self.interval_s):
             self._tell()
             is_late = time.monotonic() - self.moved_s > self.patience_s and self.position != named
-            if is_late and (sentence := self._judge_in_time()) is not None:
+            if is_late and (sentence := self._judge_in_time()) is not None and not self.closed.is_set():
                 named = self.position
                 self.on_hang(sentence)
 
@@ -123,7 +131,11 @@ class Watchdog:
         verdict: Queue[str | None] = Queue()
 
         def judge() -> None:
-            verdict.put(self._judge())
+            try:
+                verdict.put(self._judge())
+            except dist.DistError as error:  # the store has gone, which the next message finds as well
+                logger.debug("nobody can be judged: %s", error)
+                verdict.put(None)
 
         threading.Thread(target=judge, name="distjet-watchdog-judge", daemon=True).start()
         try:
@@ -147,7 +159,9 @@ class Watchdog:
         while frame is not None and TORCH in frame.f_code.co_filename:
             waits = waits or COLLECTIVES in frame.f_code.co_filename
             frame = frame.f_back
-        return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else "an unknown line", waits
+        line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else "an unknown line"
+        del frame  # where it is that of this call, it would keep itself, this object and its store alive
+        return line, waits
 
     def _judge(self) -> str | None:
         """Say who hangs where; None in the processes that leave that to another."""

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from distjet.cluster import signals
-from distjet.cluster.signals import ShouldStop, notice_signals, stop_on_signal, told_to_go
+from distjet.cluster.signals import (
+    AT_WORK_FILE,
+    NOBODY_FOR_S,
+    STOP_FILE,
+    NobodyHears,
+    ShouldStop,
+    notice_signals,
+    stop_on_signal,
+    told_to_go,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +67,24 @@ def test_the_file_is_looked_for_now_and_then(tmp_path: Path) -> None:
     assert should_stop()
     (tmp_path / "stop").unlink()
     assert should_stop(), "a request is not taken back"
+
+
+def test_a_request_is_heard_by_nobody_only_while_there_are_no_workers(tmp_path: Path) -> None:
+    now = [0.0]
+    nobody_hears = NobodyHears(tmp_path, clock=lambda: now[0])
+
+    def after(seconds: float) -> bool:
+        now[0] += seconds
+        return nobody_hears()
+
+    assert not after(10 * NOBODY_FOR_S), "nobody has asked"
+    (tmp_path / STOP_FILE).touch()
+    (tmp_path / AT_WORK_FILE).touch()
+    assert not after(10 * NOBODY_FOR_S), "they may write a checkpoint, which takes its time"
+    (tmp_path / AT_WORK_FILE).unlink()
+    assert not after(0.5)
+    (tmp_path / AT_WORK_FILE).touch()
+    assert not after(NOBODY_FOR_S), "they have started meanwhile"
+    (tmp_path / AT_WORK_FILE).unlink()
+    assert not after(0.5)
+    assert after(NOBODY_FOR_S)

@@ -14,7 +14,8 @@ import psutil
 import pytest
 import torch
 
-from distjet.cluster.connect import wants_gpu
+from distjet.cluster import connect
+from distjet.cluster.connect import cores_for_workers, wants_gpu
 from distjet.cluster.deaths import read_deaths
 from distjet.cluster.train import train
 from distjet.config import load
@@ -137,6 +138,16 @@ def test_more_workers_than_the_machine_holds_is_an_error_that_says_what_to_do(to
         wants_gpu(settings.resources, {"CPU": 4.0}, is_own_cluster=True)
     with pytest.raises(ConfigError, match=r"has 2 GPUs; set resources\.use_gpu=false or resources\.num_workers=2"):
         wants_gpu(settings.resources, {"CPU": 99.0, "GPU": 2.0}, is_own_cluster=True)
+
+
+def test_workers_get_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.sched_getaffinity(0)
+    monkeypatch.setattr(connect, "LEAST_CORES", 1)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores_for_workers() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_a_cluster_that_may_grow_is_asked_for_gpus_explicitly(toy_dataset: Manifest, tmp_path: Path) -> None:
@@ -270,6 +281,29 @@ def test_a_signal_makes_a_checkpoint_within_seconds_and_the_exit_code(
     messages = log_of(output).read_text()
     assert "the same command continues" in messages
     assert "Traceback" not in messages
+    assert not (output / "at_work").exists()
     saved = CheckpointStore(output / "checkpoints").newest()
     assert decode(saved)["stream"]["epoch"] >= 1
+    assert not (output / "stop").exists()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(200)
+def test_a_signal_ends_a_training_that_waits_for_room(toy_dataset: Manifest, ray_cluster, tmp_path: Path) -> None:
+    import ray
+
+    output = tmp_path / "run"
+    joined = f"resources.address={ray.get_runtime_context().gcs_address}"
+    with driver_of(toy_dataset, output, joined, "resources={num_workers: 99, use_gpu: false}") as driver:
+        deadline = time.monotonic() + 60
+        while "starting 99 Ray workers" not in log_of(output).read_text():
+            assert driver.poll() is None, log_of(output).read_text()
+            assert time.monotonic() < deadline, log_of(output).read_text()
+            time.sleep(0.2)
+        time.sleep(2)
+        driver.terminate()
+        assert driver.wait(timeout=30) == 128 + signal.SIGTERM
+    messages = log_of(output).read_text()
+    assert "the same command continues" in messages
+    assert "Traceback" not in messages
     assert not (output / "stop").exists()

@@ -55,9 +55,31 @@ def test_the_best_is_replaced_whole(tmp_path: Path) -> None:
     store.save_best(state(3), 3)
     store.save_best(state(7), 7)
     assert store.best(3)["epoch"] == 3
-    store.forget_best_except(7)
+    for step in (0, 1):
+        store.save(state(8), 8, step, best_epoch=7)
     assert store.best(7)["epoch"] == 7
     assert len(list(tmp_path.glob("best-*.pt"))) == 1
+
+
+def test_a_checkpoint_before_a_damaged_one_still_has_its_best(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save_best(state(3), 3)
+    store.save(state(4), 4, 0, best_epoch=3)
+    store.save_best(state(4), 4)
+    store.save(state(5), 5, 0, best_epoch=4).write_bytes(b"torn")
+    assert decode(store.newest())["epoch"] == 4
+    assert store.best(3)["epoch"] == 3
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for name in (f".epoch-0003-step-0000007.pt.{'0a' * 16}.tmp", f".best-0002.json.{'1b' * 16}.tmp"):
+        (tmp_path / name).write_bytes(b"a part")
+    (tmp_path / "epoch-0003-step-0000007.pt").write_bytes(b"without its JSON")
+    (tmp_path / "best-0002.pt").write_bytes(b"without its JSON")
+    (tmp_path / "notes.txt").write_text("not ours")
+    path = store.save(state(4), 4, 0)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, path.with_suffix(".json").name, "notes.txt"}
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def test_an_epoch_that_is_made_again_after_an_interruption_appears_once_in_tenso
     assert drawn(tmp_path / "tensorboard", "val_loss") == [1, 2, 3, 4]
 
 
+def test_rows_of_a_process_that_outlived_its_driver_are_replaced(tmp_path: Path) -> None:
+    resumed, orphan = History(tmp_path), History(tmp_path)
+    resumed.append({"epoch": 1, "val_loss": 1.0})
+    for epoch in (2, 3):
+        orphan.append({"epoch": epoch, "val_loss": 9.0})
+    resumed.append({"epoch": 2, "val_loss": 0.5})
+    assert resumed.rows() == [{"epoch": 1, "val_loss": 1.0}, {"epoch": 2, "val_loss": 0.5}]
+    assert resumed.of_epoch(2)["val_loss"] == 0.5
+
+
 def test_tensorboard_shows_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 17\n")
     History(tmp_path).append({"epoch": 1, "val_loss": 1.0})

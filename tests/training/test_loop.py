@@ -1,5 +1,6 @@
 """The loop in one process: it learns, it selects, and an interruption changes nothing."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
-from distjet.errors import NonFiniteError
+from distjet.errors import NonFiniteError, UserError
 from distjet.ranks import SINGLE
 from distjet.run_directory import read_json
 from distjet.training.checkpoint import CheckpointStore, decode
@@ -75,6 +76,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_last_bit(
     assert_same(*[{**state, "seconds": 0} for state in newest])
     rows = [[timeless(row) for row in read_rows(tmp_path / name / "history.jsonl")] for name in ("whole", "parts")]
     assert rows[0] == rows[1]
+    rates = [row.get("jets_per_s") for row in read_rows(tmp_path / "parts" / "history.jsonl")]
+    assert rates == [None] * 3 + rates[3:], "each of the first three was stopped in its validation"
+    assert all(rate is None or rate > 0 for rate in rates)
     assert (parts["best_epoch"], parts["num_epochs"]) == (whole["best_epoch"], whole["num_epochs"])
     assert whole["num_epochs"] == 3 or "num_epochs=9" in options
     assert whole["num_epochs"] < 9, "this is to stop early"
@@ -127,6 +131,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_place(toy_dataset: Man
         run.fit()
 
 
+def with_weights_times(factor: float, run: Trainer, steps: range) -> Trainer:
+    """Multiply the weights of all jets in some steps of each epoch."""
+    step = run._step
+
+    def reweighted(batch):
+        if run.streams["train"].step in steps:
+            batch.weight.mul_(factor)
+        return step(batch)
+
+    run._step = reweighted
+    return run
+
+
+def test_a_step_in_which_no_jet_counts_teaches_nothing(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = with_weights_times(0.0, trainer(toy_dataset, tmp_path, "num_epochs=1", "weighting=event"), range(1, 3))
+    run._step(next(iter(run.streams["train"])))
+    assert all(not p.grad.any() for p in run.model.parameters())
+    metrics = with_weights_times(0.0, trainer(toy_dataset, tmp_path, "num_epochs=1", "weighting=event"), range(1, 3)).fit()
+    assert math.isfinite(metrics["last"]["train_loss"])
+
+
+def test_jets_that_never_count_are_a_problem_of_the_user(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = with_weights_times(0.0, trainer(toy_dataset, tmp_path, "weighting=event"), range(1, 1000))
+    with pytest.raises(UserError, match="jets of the train split sum to zero: choose another weighting"):
+        run.fit()
+
+
+def test_weights_that_turn_the_gradient_around_are_named(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = with_weights_times(-1.0, trainer(toy_dataset, tmp_path, "weighting=event"), range(1, 1000))
+    with torch.no_grad():
+        run.model.network.read_out[-1].bias.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match=r"sum to less than zero in 1 of the last 1 steps.*choose another weighting"):
+        run.fit()
+
+
 def test_weights_that_are_not_finite_are_never_saved(toy_dataset: Manifest, tmp_path: Path) -> None:
     run = trainer(toy_dataset, tmp_path)
     step, last = run._step, len(run.streams["train"])
@@ -162,7 +201,8 @@ def test_a_crash_between_the_best_model_and_the_checkpoint_leaves_the_best_of_th
     metrics = trainer(toy_dataset, tmp_path / "run").fit()
     best = run.store.best(metrics["best_epoch"] - 1)
     assert best["epoch"] == metrics["best_epoch"] - 1
-    assert [path.stem for path in (tmp_path / "run/checkpoints").glob("best-*.pt")] == [f"best-{best['epoch']:04d}"]
+    named = {f"best-{read_json(path)['best_epoch']:04d}" for path in (tmp_path / "run/checkpoints").glob("epoch-*.json")}
+    assert {path.stem for path in (tmp_path / "run/checkpoints").glob("best-*.pt")} == named
 
 
 def test_time_spent_before_an_interruption_counts(toy_dataset: Manifest, tmp_path: Path) -> None:

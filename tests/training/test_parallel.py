@@ -151,6 +151,28 @@ def wrap_with_batch_norm(ranks: RankInfo) -> tuple[bool, list[str]]:
     return model.module.running_mean.item() == 6.0, lines
 
 
+def buffers_of_the_validation(ranks: RankInfo, config: TrainConfig) -> list[torch.Tensor]:
+    """Train; return what the model that was validated keeps beside its parameters."""
+    run = trainer(config, ranks)
+    run.fit()
+    return list(run.model.buffers() if run.averaged is None else run.averaged.module.buffers())
+
+
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_all_processes_validate_the_same_batch_norm(
+    toy_dataset: Manifest, tmp_path: Path, pool: ProcessPoolExecutor, ema_decay: float
+) -> None:
+    network = (
+        "model={name: pyg, network: 'torch_geometric.nn:GraphSAGE', inputs: [x, edge_index], "
+        "arguments: {hidden_channels: 16, num_layers: 2, norm: batch_norm}}"
+    )
+    overrides = [*FAST, network, "num_epochs=1", f"ema_decay={ema_decay}"]
+    config = load(TrainConfig, [], [f"dataset={toy_dataset.path}", f"output={tmp_path}", *overrides])
+    ours, theirs = on_ranks(pool, 2, tmp_path, buffers_of_the_validation, config)
+    assert len(ours) > 4
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_a_batch_norm_sees_the_share_of_one_worker_which_is_said(tmp_path: Path, pool: ProcessPoolExecutor) -> None:
     (main_is_of_all, said), (other_is_of_all, silent) = on_ranks(pool, 2, tmp_path, wrap_with_batch_norm)
     assert not main_is_of_all

@@ -13,7 +13,7 @@ from distjet.run_directory import read_json
 from distjet.training.history import History
 from distjet.training.loop import Interrupted
 from distjet.training.settings import TrainConfig
-from distjet.training.tracking import MLFLOW_FILE, tracked, tracking_uri
+from distjet.training.tracking import MLFLOW_FILE, MlflowRun, tracked, tracking_uri
 from tests.training.test_loop import trainer
 
 
@@ -76,6 +76,34 @@ def test_a_server_that_is_away_is_told_of_once_and_ends_no_training(
     assert "hunter2" not in "".join(warnings)
 
 
+@pytest.mark.slow
+def test_a_server_that_fails_between_run_and_parameters_has_one_run_and_gets_them_later(
+    toy_dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    settings = trainer(toy_dataset, tmp_path / "run", f"tracking.mlflow={tmp_path / 'mlflow'}").config
+    log_batch, num_failures = mlflow.MlflowClient.log_batch, 2
+
+    def fail_at_first(client: Any, run_id: str, **content: Any) -> None:
+        nonlocal num_failures
+        num_failures -= 1
+        if num_failures >= 0:
+            raise ConnectionError("away")
+        log_batch(client, run_id, **content)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail_at_first)
+    History(tmp_path / "run").append({"epoch": 1, "val_mean_abs_bias": 1.0})
+    for attempt in (MlflowRun(settings, toy_dataset.fingerprint), MlflowRun(settings, toy_dataset.fingerprint)):
+        with pytest.raises(ConnectionError):
+            attempt.send()  # the second one is that of a resumed training
+    attempt.send()
+    (run,) = runs_in(tmp_path / "mlflow")
+    assert run.info.run_id == read_json(tmp_path / "run" / MLFLOW_FILE)["run_id"]
+    assert run.data.params["optimizer.lr"] == str(settings.optimizer.lr)
+    assert epochs_of(tmp_path / "mlflow", run) == [1]
+
+
 def test_an_address_with_a_password_is_refused_and_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="credentials in the environment") as caught:
         load(
@@ -84,9 +112,11 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(tmp_path: Path) 
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_folder_stands_for_a_database_in_it(toy_dataset: Manifest, tmp_path: Path) -> None:
+def test_a_folder_stands_for_a_database_in_it(toy_dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     for given, expected in {
         str(tmp_path / "a"): f"sqlite:///{tmp_path}/a/mlflow.db",
+        "~/b": f"sqlite:///{tmp_path}/b/mlflow.db",
         "http://127.0.0.1:5000": "http://127.0.0.1:5000",
         "environment": None,
     }.items():

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -63,6 +64,38 @@ def test_a_main_process_that_does_not_answer_is_named(pool: ProcessPoolExecutor,
     said = on_ranks(pool, 3, tmp_path, work, tmp_path, 0, True)
     [sentence] = [sentence for part in said for sentence in part]
     assert sentence.startswith("worker 0 has not answered for")
+
+
+def outlive_the_main_process(ranks: RankInfo) -> tuple[list[str], bool]:
+    """Watch on while the main process ends; return what went wrong in threads, and whether the watchdog has ended."""
+    wrong: list[str] = []
+    threading.excepthook = lambda arguments: wrong.append(repr(arguments.exc_value))
+    try:
+        with Watchdog(ranks, PATIENCE_S, wrong.append) as watchdog:
+            if ranks.is_main:
+                return wrong, True
+            watchdog.thread.join(20 * PATIENCE_S)
+            return wrong, not watchdog.thread.is_alive()
+    finally:
+        threading.excepthook = threading.__excepthook__
+
+
+@pytest.mark.integration
+def test_watching_ends_quietly_when_the_main_process_has_ended(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    assert on_ranks(pool, 2, tmp_path, outlive_the_main_process) == [([], True)] * 2
+
+
+def test_a_training_that_ends_does_not_wait_for_its_watchdog() -> None:
+    reported = threading.Event()
+
+    def take_long(sentence: str) -> None:
+        reported.set()
+        time.sleep(10)
+
+    with Watchdog(SINGLE, 0.2, take_long):
+        assert reported.wait(5)
+        started = time.monotonic()
+    assert time.monotonic() - started < 3
 
 
 def test_a_single_process_is_told_where_it_stands() -> None:
