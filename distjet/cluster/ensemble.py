@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from distjet.cluster.board import Board
-from distjet.cluster.runs import Ending, Run, run_all
+from distjet.cluster.runs import Ending, Keys, Run, run_all
 from distjet.dataset.manifest import Manifest
 from distjet.errors import UserError
 from distjet.run_directory import claim, read_json, write_atomically, write_json
@@ -60,6 +60,8 @@ class Members:
     Args:
         config: The ensemble, with absolute paths.
     """
+
+    keys = Keys(resources="resources", max_concurrent="ensemble.max_concurrent")
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config

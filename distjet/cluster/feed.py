@@ -5,6 +5,7 @@ searchers as checkpoints of its own, and what a source remembers (where the stor
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -13,6 +14,11 @@ from ray.tune.search import Searcher
 from distjet.cluster.runs import PRUNED_FILE, Ending, Run, WatchedRuns
 from distjet.run_directory import write_atomically
 from distjet.training.settings import ResourcesConfig
+
+LOW_ON_MEMORY = "running low on memory"
+"What Ray says of processes that it ended for that."
+FAILURE = "Failure # "
+"How each entry of Tune's record of a trial's failures begins."
 
 
 class Feed(Searcher):
@@ -37,9 +43,11 @@ class Feed(Searcher):
         return {"train": run.config.model_dump(mode="json") | resources}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Take the row of an epoch, or what became of a run."""
+        """Take that a run has begun, the row of an epoch, or what became of the run."""
         if "ending" in result:
             self.runs.end(self.by_trial.pop(trial_id), Ending(**json.loads(result["ending"])))
+        elif "begun" in result:
+            self.runs.begin(self.by_trial[trial_id])
         elif "row" in result:
             run = self.by_trial[trial_id]
             if not self.runs.report(run, json.loads(result["row"])):
@@ -50,14 +58,14 @@ class Feed(Searcher):
 
     def recover(self, trial_id: str) -> None:
         """Take the death of a run's process, in whose place another one is started."""
-        self.runs.board.recover(self.by_trial[trial_id].number)
+        self.runs.recover(self.by_trial[trial_id])
 
     def die(self, trial_id: str, trace: str) -> None:
         """Take the death of a run's process, after which nobody tried again."""
         if (run := self.by_trial.pop(trial_id, None)) is not None:
-            outcome = "out_of_memory" if "OutOfMemory" in trace else "error"
-            last = next((line for line in reversed(trace.splitlines()) if line.strip()), "")
-            self.runs.end(run, Ending(outcome, f"its process died, also when it was started again: {last}"))
+            outcome = "out_of_memory" if LOW_ON_MEMORY in trace else "lost"
+            said = trace.rpartition(FAILURE)[2].splitlines()[1:2]  # of the last failure, what follows its number
+            self.runs.end(run, Ending(outcome, f"its process died more than resources.max_failures times: {''.join(said)}"))
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Save nothing."""
@@ -83,5 +91,5 @@ class Deaths(Callback):
         self.feed.recover(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass it on, with Tune's record of the causes."""
-        self.feed.die(trial.trial_id, trial.get_error() or "")
+        """Pass it on, with Tune's record of the causes, which `trial.get_error` does not find until it is uploaded."""
+        self.feed.die(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")

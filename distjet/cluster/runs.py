@@ -26,18 +26,20 @@ from typing import Any, Protocol
 
 from distjet.cluster.board import Board
 from distjet.cluster.connect import cluster, wants_gpu
-from distjet.cluster.failures import FAILURE_FILE
-from distjet.cluster.signals import STOP_FILE, Stopped, stop_on_signal
+from distjet.cluster.failures import outcome_of
+from distjet.cluster.signals import NOBODY_FOR_S, STOP_FILE, Stopped, stop_on_signal
 from distjet.cluster.train import train
 from distjet.config import validate
-from distjet.errors import ConfigError, UserError
-from distjet.run_directory import locked, read_json, write_atomically
+from distjet.errors import ConfigError, HinderedError, UserError
+from distjet.run_directory import locked, write_atomically
 from distjet.training.settings import ResourcesConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
 PRUNED_FILE = "pruned"
 "Mark in the directory of a run that is to end early."
+NOT_ITS_FAULT = ("lost", "hindered")
+"Its processes died time and again; its directory was taken, or its disk full."
 TRACEBACK_FILE = "traceback.txt"
 "Where the traceback of a failure stands that was no user's problem."
 GANG_MEMORY = 300 * 2**20
@@ -57,7 +59,8 @@ class Ending:
     """What became of a run.
 
     Attributes:
-        outcome: `completed`, `pruned`, `stopped` (by a signal, to be continued), or how failure.json calls a failure.
+        outcome: `completed`, `pruned`, `stopped` (by a signal, to be continued), or how failure.json calls a failure, of which
+            those in `NOT_ITS_FAULT` are to be continued as well.
         message: What went wrong.
         seconds: How long it took, in the part of it that ended now.
         metrics: Content of metrics.json, of a run that was completed.
@@ -69,8 +72,18 @@ class Ending:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Keys:
+    """How the user's configuration names what decides about room, for messages."""
+
+    resources: str
+    max_concurrent: str
+
+
 class Source(Protocol):
     """Decides which runs there are, and hears what becomes of them."""
+
+    keys: Keys
 
     def next(self) -> Run | None:
         """Return the next run; None if there is none, now and later."""
@@ -137,7 +150,7 @@ def run_one(config: TrainConfig, report: Callable[[Mapping[str, float]], bool]) 
     except Stopped:
         raise
     except UserError as error:
-        return ending(_failure(config.output), str(error))
+        return ending(outcome_of(error), str(error))
     except Exception as error:
         return ending(*_unexpected(config.output, error))
 
@@ -147,22 +160,18 @@ def alone(run: Path) -> Iterator[None]:
     """Keep others out of a run's directory; wait for a process that is left of a killed driver and about to end.
 
     Raises:
-        ConfigError: If another process stays.
+        HinderedError: If another process stays.
     """
     with ExitStack() as stack:
         for second in range(WAIT_FOR_OTHERS_S + 1):
             try:
                 stack.enter_context(locked(run))
                 break
-            except ConfigError:
+            except ConfigError as error:
                 if second == WAIT_FOR_OTHERS_S:
-                    raise
+                    raise HinderedError(str(error)) from error
                 time.sleep(1)
         yield
-
-
-def _failure(run: Path) -> str:
-    return str(read_json(run / FAILURE_FILE)["outcome"]) if (run / FAILURE_FILE).is_file() else "error"
 
 
 def _unexpected(run: Path, error: Exception) -> tuple[str, str]:
@@ -194,7 +203,9 @@ class WatchedRuns:
     def __init__(self, source: Source, board: Board) -> None:
         self.source, self.board = source, board
         self.running: dict[int, Run] = {}
+        self.begun: set[int] = set()
         self.is_closed = False
+        self.unheard_since_s: float | None = None
         self.raised: list[Exception] = []
 
     def next(self) -> Run | None:
@@ -205,6 +216,15 @@ class WatchedRuns:
             self.board.start(run.number, run.config)
         return run
 
+    def begin(self, run: Run) -> None:
+        """Note that a run has a process, which finds a request to stop."""
+        self.begun.add(run.number)
+
+    def recover(self, run: Run) -> None:
+        """Note that a run's process has died, and another one is to take its place."""
+        self.begun.discard(run.number)
+        self.board.recover(run.number)
+
     def report(self, run: Run, row: Mapping[str, float]) -> bool:
         """Take the row of an epoch, return whether the run goes on."""
         self.board.epoch(run.number, row)
@@ -213,6 +233,7 @@ class WatchedRuns:
     def end(self, run: Run, ending: Ending) -> None:
         """Take what became of a run; one that was stopped by a signal is not over for its source."""
         del self.running[run.number]
+        self.begun.discard(run.number)
         if ending.outcome != "stopped" and not self.raised:
             self._asked(lambda: self.source.end(run, ending))
         self.board.end(run.number, ending.outcome, ending.message)
@@ -222,6 +243,14 @@ class WatchedRuns:
         self.is_closed = True
         for run in list(self.running.values()):
             write_atomically(run.config.output / STOP_FILE, b"")
+
+    def nobody_hears(self) -> bool:
+        """Whether the request to stop has reached nobody for a while, because all runs wait for room on the cluster."""
+        if not self.is_closed or not self.running or self.begun:
+            self.unheard_since_s = None
+            return False
+        self.unheard_since_s = self.unheard_since_s or time.monotonic()
+        return time.monotonic() - self.unheard_since_s >= NOBODY_FOR_S
 
     def _asked(self, question: Callable[[], Any]) -> Any:
         try:
@@ -243,7 +272,7 @@ def _on_tune(runs: WatchedRuns, folder: Path, resources: ResourcesConfig, max_co
 
         use_gpu = wants_gpu(resources, ray.cluster_resources(), is_own_cluster=is_own)
         room = capacity([node["Resources"] for node in ray.nodes() if node["Alive"]], resources, use_gpu=use_gpu)
-        num_concurrent = concurrency(room, max_concurrent, is_own_cluster=is_own)
+        num_concurrent = concurrency(room, max_concurrent, runs.source.keys, is_own_cluster=is_own)
         settled = resources.model_copy(update={"use_gpu": use_gpu, "address": None})
         error = _wait(lambda: _fit(runs, settled, num_concurrent), runs, received)
     if runs.raised:
@@ -272,15 +301,15 @@ def capacity(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig, *
     return num_processes // max(resources.num_workers, 1)
 
 
-def concurrency(room: int, wanted: int | None, *, is_own_cluster: bool) -> int:
+def concurrency(room: int, wanted: int | None, keys: Keys, *, is_own_cluster: bool) -> int:
     """Decide how many runs are let in at the same time.
 
     Raises:
         ConfigError: If there is no room for one, on a cluster that does not grow or is not told to.
     """
     if room == 0 and (is_own_cluster or wanted is None):
-        grow = "" if is_own_cluster else " now; if it grows, set max_concurrent"
-        raise ConfigError(f"the Ray cluster has no room for a single run{grow}; lower base.resources")
+        grow = "" if is_own_cluster else f" now; if it grows, set {keys.max_concurrent}"
+        raise ConfigError(f"the Ray cluster has no room for a single run{grow}; lower {keys.resources}")
     if wanted is None:
         return room
     if is_own_cluster and wanted > room:
@@ -290,7 +319,10 @@ def concurrency(room: int, wanted: int | None, *, is_own_cluster: bool) -> int:
 
 
 def _wait(function: Callable[[], None], runs: WatchedRuns, received: list[int]) -> BaseException | None:
-    """Run a function in a daemon thread, pass signals on to the runs, return what it raised."""
+    """Run a function in a daemon thread, pass signals on to the runs, return what it raised.
+
+    The thread is left behind by a request to stop while no run has a process that could obey.
+    """
     outcome: list[BaseException | None] = [None]
 
     def body() -> None:
@@ -301,7 +333,7 @@ def _wait(function: Callable[[], None], runs: WatchedRuns, received: list[int]) 
 
     thread = threading.Thread(target=body, name="distjet-ray-tune", daemon=True)
     thread.start()
-    while thread.is_alive():
+    while thread.is_alive() and not runs.nobody_hears():
         thread.join(timeout=0.2)
         if received or runs.raised:
             runs.ask_to_stop()
@@ -342,10 +374,11 @@ def _reserved(resources: ResourcesConfig) -> dict[str, float]:
 
 
 def _trial(plain: Mapping[str, Any]) -> None:
-    """Body of a trial: train in this process or start a gang, report every epoch, and at last what became of it."""
+    """Body of a trial: say that it begins, train here or start a gang, report every epoch, and at last what became of it."""
     from ray import tune
 
     config = validate(TrainConfig, dict(plain["train"]))
+    tune.report({"begun": True})
 
     def report(row: Mapping[str, float]) -> bool:
         tune.report({"row": json.dumps(row)})  # returns when the driver has seen it

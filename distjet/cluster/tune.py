@@ -8,13 +8,14 @@ half done go on from their checkpoints before new ones are drawn.
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from distjet.cluster.board import Board
-from distjet.cluster.runs import Ending, Run, run_all
+from distjet.cluster.runs import NOT_ITS_FAULT, Ending, Keys, Run, run_all
 from distjet.dataset.manifest import Manifest
 from distjet.errors import ConfigError, UserError
 from distjet.run_directory import claim, read_json, write_atomically, write_json, write_json_once
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 STUDY_FILE = "study.json"
 "Under which name the storage has the sweep."
+LOSSES_TOLERATED = 3
+"""A trial whose processes die in so many starts of the sweep is given up: it may be what kills them, and the sweep is to end.
+Where so many trials could not go on in one start, it is the cluster or the disk."""
 FAILURES_TOLERATED = 3
 "So many trials may fail for no reason of theirs before one succeeds: then the mistake is common to all."
 
@@ -45,7 +49,7 @@ def tune(config: TuneConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: If an end of a range is not valid, or the directory belongs to another sweep.
-        UserError: If no trial succeeds.
+        UserError: If no trial succeeds, or some are not over because they lost their processes or were hindered.
         Stopped: If a signal interrupted it; the trials are in checkpoints.
     """
     config = config.model_copy(update={"output": config.output.resolve()})
@@ -67,6 +71,7 @@ def tune(config: TuneConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
         if trial.is_ours and trial.outcome not in ("running", "waiting"):
             board.ended[trial.outcome] += 1
     run_all(trials, board, config.output, common.resources, config.max_concurrent)
+    trials.check_all_over()
     from distjet.tuning.report import write_report
 
     result = summarise(config, study, {**provenance, "dataset_fingerprint": manifest.fingerprint})
@@ -89,13 +94,21 @@ class Trials:
         study: Its memory.
     """
 
+    keys = Keys(resources="base.resources", max_concurrent="max_concurrent")
+
     def __init__(self, config: TuneConfig, study: Study) -> None:
         self.config, self.study = config, study
         self.half_done = study.unfinished()
         self.settings: dict[int, dict[str, Any]] = {}
+        self.not_over: dict[int, str] = {}
 
     def next(self) -> Run | None:
-        """Return a trial that is half done, or draw one; one whose values do not go together has failed already."""
+        """Return a trial that is half done, or draw one; one whose values do not go together has failed already.
+
+        None begins where several could not go on, because what hinders or kills them would not stop at those.
+        """
+        if len(self.not_over) >= LOSSES_TOLERATED:
+            return None
         while (trial := self.half_done.pop(0) if self.half_done else self.study.ask()) is not None:
             self.settings[trial.number] = trial.settings
             try:
@@ -112,7 +125,13 @@ class Trials:
         return goes_on or row["epoch"] >= run.config.num_epochs
 
     def end(self, run: Run, ending: Ending) -> None:
-        """Write down what became of a trial."""
+        """Write down what became of a trial; one that could not go on stays half done, unless it has died too often."""
+        if ending.outcome in NOT_ITS_FAULT:
+            times = self.study.lose(run.number) if ending.outcome == "lost" else 0
+            if times < LOSSES_TOLERATED:
+                self.not_over[run.number] = f"trial {run.number}: {ending.message}"
+                return
+            ending = replace(ending, message=f"given up after {times} starts: {ending.message}")
         rows = read_rows(run.config.output / HISTORY_FILE)
         facts: dict[str, Any] = {EPOCHS: len(rows), SECONDS: sum(row["epoch_seconds"] for row in rows)}
         if ending.message:
@@ -122,6 +141,16 @@ class Trials:
         self.study.finish(run.number, ending.outcome, facts, ending.metrics.get("best"))
         if ending.outcome == "error":
             self._check_failures(ending.message)
+
+    def check_all_over(self) -> None:
+        """See whether all trials came to an end.
+
+        Raises:
+            UserError: With those that did not, through no fault of theirs.
+        """
+        if self.not_over:
+            said = "; ".join(self.not_over.values())
+            raise UserError(f"{len(self.not_over)} trials could not go on; the same command continues them ({said})")
 
     def label(self, number: int) -> str:
         """Say what is special about a trial."""

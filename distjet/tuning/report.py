@@ -20,7 +20,7 @@ DEFINITIONS = (
     ("Value of a trial", "The objectives at the best epoch of its training, by selection.metric: what the run keeps."),
     ("Completed", "Trained to its end, or until selection.patience ended it."),
     ("Pruned", "Stopped early, because others were better at the same epoch; it has no value."),
-    ("Failed", "non_finite: the loss or the energies were; out_of_memory; error: see the message. It has no value."),
+    ("Failed", "non_finite: the loss or the energies were; out_of_memory; lost: its processes died; error. It has no value."),
     ("Pareto front", "Trials that no other trial beats in one objective without being worse in another."),
     ("best.yaml", "The best trial; with several objectives, that of the front nearest to the best value of each."),
 )

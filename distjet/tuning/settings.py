@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, unquote, unquote_plus
 
 from pydantic import BeforeValidator, Field, SecretStr, field_serializer, model_validator
 
 from distjet.config import Config, component_type, load
 from distjet.errors import ConfigError
-from distjet.storage import Location, is_remote
+from distjet.storage import Location, Place, is_remote
 from distjet.training.settings import TrainConfig
 from distjet.tuning.space import DISTRIBUTIONS, Settings, Space, grouped
 
@@ -25,6 +25,10 @@ WHY_NO_PBT = (
     "{name} copies the weights of good trials over bad ones through Ray Tune's checkpoints; trainings run on Ray Train V2, "
     "which hands Tune none, so the two do not compose. Use asha, which stops bad trials early"
 )
+
+
+SHORTEST_SECRET = 3
+"Parts of a password with fewer characters stand in ordinary words, too."
 
 
 class ObjectiveConfig(Config):
@@ -133,7 +137,7 @@ class TuneConfig(Config):
     max_concurrent: int | None = Field(default=None, ge=0)
     """Trials at the same time; null: as many as the cluster has room for, at base.resources each; 0: one after the other in
     this process, without Ray Tune."""
-    storage: SecretStr | None = None
+    storage: Annotated[SecretStr | None, Place()] = None
     """Where Optuna keeps the trials: a database URL (postgresql://..., ${oc.env:NAME} to keep its password off the command
     line); null: the file study.journal in output. `optuna-dashboard` shows both, live."""
     warm_start: Annotated[WarmStartConfig | None, BeforeValidator(as_warm_start)] = None
@@ -165,6 +169,10 @@ class TuneConfig(Config):
             except ValueError as error:
                 raise ValueError(f"space.{path} {error}") from error
         return self
+
+    def parts(self) -> Mapping[str, Config]:
+        """Build the base training, at every end of the space; see `check_ends`."""
+        return {"base": check_ends(self).model_copy(update={"output": self.output})}
 
     def train_config(self, output: Path, settings: Settings) -> TrainConfig:
         """Build the training with these keys.
@@ -241,15 +249,23 @@ def _shown(settings: Settings) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return a database URL that can be shown: the password, and whatever stands behind `?`, give way to `***`."""
-    hidden = re.sub(r"(?<=://)([^/?#]*)@", lambda found: f"{found[1].partition(':')[0]}{':***' * (':' in found[1])}@", url)
-    return re.sub(r"\?.*$", "?***", hidden, flags=re.DOTALL)
+    """Return a database URL that can be shown: the password, and whatever stands behind `?`, give way to `***`.
+
+    A password that is not percent-encoded may hold any character, so it is taken to reach to the last @: a database would read
+    some of it as the name of a server, and it would be shown.
+    """
+    protocol, mark, rest = url.partition("://")
+    account, at, place = rest.rpartition("@")
+    user, colon, _ = account.partition(":")
+    return re.sub(r"\?.*$", "?***", f"{protocol}{mark}{user}{':***' if colon else ''}{at}{place}", flags=re.DOTALL)
 
 
 def redact(text: str, url: str) -> str:
-    """Remove a URL and its password from a message of a database driver."""
-    found = re.match(r"[^:/]+://[^:@/]*:(?P<password>[^/]*)@", url)
-    secrets = [url, *([found["password"]] if found and found["password"] else [])]
-    for secret in [*secrets, *map(quote_plus, secrets)]:
+    """Remove a URL and its password, also the parts that a database driver takes for something else, from its message."""
+    account, _, _ = url.partition("://")[2].rpartition("@")
+    password = account.partition(":")[2]
+    parts = [part for part in re.split(r"[@/:?#]", password) if len(part) >= SHORTEST_SECRET]
+    secrets = {url, unquote_plus(url), password, unquote_plus(password), unquote(password), *parts, *map(unquote, parts)} - {""}
+    for secret in sorted({*secrets, *map(quote_plus, secrets)}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

@@ -5,9 +5,12 @@ became of it. So whoever opens it after a crash knows which trials are finished,
 seen; and optuna-dashboard shows the same, live. Only the driver writes.
 """
 
+import itertools
+import json
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +32,20 @@ from distjet.tuning.space import Settings, parameters_of, settings_of
 logger = logging.getLogger(__name__)
 
 JOURNAL_FILE = "study.journal"
+QUEUED = "fixed_params"
+"How Optuna calls, among a trial's system attributes, the point from the queue that it is."
 OUTCOME, MESSAGE, EPOCHS, SECONDS, BEST_EPOCH = "outcome", "message", "epochs", "seconds", "best_epoch"
+STOP_AT = "stop_at"
+"After which epoch a trial is to end early; written before the epoch's value, so that a verdict cannot be lost."
+LOSSES = "losses"
+"In how many starts of the sweep a trial's processes died."
 EARLIER = "earlier_sweep"
-"Marks trials that were made by an earlier sweep."
+"Marks trials that were made by an earlier sweep: its name in its storage, a colon, their number there."
 ABANDONED, WAITING = "abandoned", "waiting"
 "A trial that a killed driver had begun to ask for, and never started; one that stands in the queue."
 
-Outcome = Literal["completed", "pruned", "non_finite", "out_of_memory", "error"]
-"What becomes of a trial."
+Outcome = Literal["completed", "pruned", "non_finite", "out_of_memory", "lost", "error"]
+"What becomes of a trial; `lost` where its processes died in several starts of the sweep."
 STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 "How Optuna calls it; everything else is a failure."
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
@@ -60,25 +69,31 @@ class Trial:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this sweep has trained it, or is about to."""
+        """Whether this sweep has trained it, trains it, or has it in its queue."""
         return EARLIER not in self.facts and self.outcome != ABANDONED
 
 
 class Study:
     """The memory of a sweep."""
 
-    def __init__(self, config: TuneConfig, name: str) -> None:
+    def __init__(self, config: TuneConfig, name: str, *, only_read: bool = False) -> None:
         """Open the storage, or make it.
 
         Args:
             config: The sweep.
             name: What it is called there, among other sweeps.
+            only_read: Change nothing there; the sweep may belong to somebody else, or be running.
 
         Raises:
             UserError: If there is no such storage, or no driver for it.
         """
-        self.config = config
+        self.config, self.name = config, name
         self.space = config.space
+        if only_read:
+            self.storage = _existing_storage(config)
+            with _readable_errors(config):
+                self.study = optuna.load_study(study_name=name, storage=self.storage)
+            return
         self.storage = _open_storage(config)
         directions = [DIRECTIONS[objective.direction] for objective in config.objectives]
         with _readable_errors(config):
@@ -98,16 +113,21 @@ class Study:
         return int(np.prod([len(entry.grid()) for entry in self.space.values()]))
 
     def unfinished(self) -> list[Trial]:
-        """Return the trials that an earlier driver left half done, to be continued first."""
-        running = self._frozen(TrialState.RUNNING)
-        for trial in running:
-            if set(trial.params) != set(parameters_of(self.space)):  # the driver was killed while it asked
-                self.finish(trial.number, ABANDONED, {})
+        """Return the trials that an earlier driver left half done, to be continued first.
+
+        One that it was still asking for has no settings and is given up; a point that came from the queue goes there again.
+        """
+        half_asked = [trial for trial in self._frozen(TrialState.RUNNING) if not self._is_drawn(trial)]
+        self._enqueue(trial.system_attrs[QUEUED] for trial in half_asked if QUEUED in trial.system_attrs)
+        for trial in half_asked:
+            self.finish(trial.number, ABANDONED, {})
         return [self._read(trial) for trial in self._frozen(TrialState.RUNNING)]
 
     def ask(self) -> Trial | None:
-        """Draw the next trial; None where there are enough."""
+        """Draw the next trial; None where there are enough, or no point of a grid is left."""
         if sum(trial.is_ours and trial.outcome != WAITING for trial in self.trials()) >= self.num_trials:
+            return None
+        if self.config.sampler.name == "grid" and not self._frozen(TrialState.WAITING):
             return None
         self.study.sampler = build_sampler(self.config, len(self.study.get_trials(deepcopy=False)))
         with without_announcements():
@@ -119,7 +139,7 @@ class Study:
     def report(self, number: int, row: Mapping[str, float]) -> bool:
         """Take the row of a finished epoch; return whether the trial goes on.
 
-        Rows that are known already, because a continued trial reports all its epochs, decide nothing again.
+        Rows that are known already, because a continued trial reports all its epochs, are answered as they were.
 
         Raises:
             ConfigError: If the row lacks an objective.
@@ -129,13 +149,13 @@ class Study:
                 raise ConfigError(f"objectives: an epoch has no metric {metric!r}; it has {', '.join(sorted(row))}")
         trial = self._frozen_by_number(number)
         epoch = int(row["epoch"])
-        if epoch in trial.intermediate_values:
-            return True
-        value = float(row[self.stopping.metric])
-        self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-        curves = {other.number: self._curve(other) for other in self.study.get_trials(deepcopy=False)}
-        mine: Curve = {**curves.pop(number), epoch: self.sign * value}
-        return not should_stop(self.config.scheduler, epoch, mine, list(curves.values()))
+        stop_at = trial.user_attrs.get(STOP_AT, math.inf)
+        if epoch not in trial.intermediate_values:
+            value = float(row[self.stopping.metric])
+            if stop_at == math.inf and self._should_stop(number, epoch, value):
+                self._set(number, {STOP_AT: (stop_at := epoch)})
+            self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        return epoch < stop_at
 
     def finish(self, number: int, outcome: str, facts: Mapping[str, Any], best: Mapping[str, float] | None = None) -> None:
         """Write down what became of a trial.
@@ -150,6 +170,12 @@ class Study:
         values = [float((best or {})[objective.metric]) for objective in self.config.objectives] if best else None
         with without_announcements():
             self.study.tell(number, values, state=STATES.get(outcome, TrialState.FAIL))
+
+    def lose(self, number: int) -> int:
+        """Count a start in which the processes of a trial died, which stays half done; return how many there were."""
+        times = self._frozen_by_number(number).user_attrs.get(LOSSES, 0) + 1
+        self._set(number, {LOSSES: times})
+        return int(times)
 
     def trials(self) -> list[Trial]:
         """Return all trials, by number."""
@@ -174,19 +200,23 @@ class Study:
 
     # --- where to begin --------------------------------------------------------------------------------------------
 
-    def observe(self, trials: "list[FrozenTrial]") -> int:
-        """Take trials of an earlier sweep as seen, those that lie in this space; return how many do."""
+    def observe(self, earlier: "Study") -> int:
+        """Take trials of an earlier sweep as seen, those that lie in this space; return how many do.
+
+        Their curves count for stopping early only where they are of the metric that decides here.
+        """
         known = {trial.facts.get(EARLIER) for trial in self.trials()}
-        inside = [trial for trial in trials if self._holds(trial.params) and trial.number not in known]
-        for trial in inside:
+        named = {f"{earlier.name}:{trial.number}": trial for trial in earlier.finished() if self._holds(trial.params)}
+        inside = {name: trial for name, trial in named.items() if name not in known}
+        for name, trial in inside.items():
             self.study.add_trial(
                 optuna.create_trial(
                     state=trial.state,
                     values=trial.values if trial.state == TrialState.COMPLETE else None,
                     params=trial.params,
                     distributions=parameters_of(self.space),
-                    user_attrs={**trial.user_attrs, EARLIER: trial.number},
-                    intermediate_values=trial.intermediate_values,
+                    user_attrs={**trial.user_attrs, EARLIER: name},
+                    intermediate_values=trial.intermediate_values if earlier.stopping == self.stopping else {},
                 )
             )
         return len(inside)
@@ -196,8 +226,7 @@ class Study:
         wanted = parameters_of(self.space)
         kept = [{k: v for k, v in point.items() if k in wanted and _contains(wanted[k], v)} for point in params]
         inside = [point for point in kept if point]
-        for point in inside:
-            self.study.enqueue_trial(point, skip_if_exists=True)
+        self._enqueue(inside)
         return len(inside)
 
     def finished(self) -> list[FrozenTrial]:
@@ -216,6 +245,11 @@ class Study:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
+    def _should_stop(self, number: int, epoch: int, value: float) -> bool:
+        curves = {other.number: self._curve(other) for other in self.study.get_trials(deepcopy=False)}
+        mine: Curve = {**curves.pop(number), epoch: self.sign * value}
+        return should_stop(self.config.scheduler, epoch, mine, list(curves.values()))
+
     def _curve(self, trial: FrozenTrial) -> Curve:
         return {epoch: self.sign * value for epoch, value in trial.intermediate_values.items()}
 
@@ -223,15 +257,18 @@ class Study:
         attributes = dict(trial.user_attrs)
         unnamed = {TrialState.WAITING: WAITING, TrialState.RUNNING: "running"}
         outcome = attributes.pop(OUTCOME, unnamed.get(trial.state, ABANDONED))
-        complete = set(trial.params) == set(parameters_of(self.space))
+        attributes.pop(STOP_AT, None)
         return Trial(
             number=trial.number,
-            settings=settings_of(self.space, trial.params) if complete else {},
+            settings=settings_of(self.space, trial.params) if self._is_drawn(trial) else {},
             outcome=outcome,
             values=dict(zip((o.metric for o in self.config.objectives), trial.values or (), strict=False)),
             curve=dict(trial.intermediate_values),
             facts=attributes,
         )
+
+    def _is_drawn(self, trial: FrozenTrial) -> bool:
+        return set(trial.params) == set(parameters_of(self.space))
 
     def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
@@ -250,14 +287,28 @@ class Study:
 
     def _enqueue_grid(self) -> None:
         values = {path: list(entry.grid()) for path, entry in self.space.items()}
-        for point in np.ndindex(*(len(options) for options in values.values())):
-            chosen = {path: options[i] for i, (path, options) in zip(point, values.items(), strict=True)}
-            self.study.enqueue_trial(chosen, skip_if_exists=True)
+        self._enqueue(dict(zip(values, point, strict=True)) for point in itertools.product(*values.values()))
+
+    def _enqueue(self, points: Iterable[dict[str, Any]]) -> None:
+        """Put points in the queue that are neither there nor drawn.
+
+        Optuna's own `skip_if_exists` also skips what is merely close, and what a killed driver had begun to ask for.
+        """
+        there = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.WAITING or self._is_drawn(t)]
+        known = {_as_text(trial.system_attrs.get(QUEUED, trial.params)) for trial in there}
+        for point in points:
+            if _as_text(point) not in known:
+                known.add(_as_text(point))
+                self.study.enqueue_trial(point)
 
 
 def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     """Whether `a` is nowhere worse than `b` and somewhere better; less is better."""
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def _as_text(point: Mapping[str, Any]) -> str:
+    return json.dumps(point, sort_keys=True)
 
 
 def _contains(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
@@ -284,11 +335,20 @@ def mend_journal(journal: Path) -> None:
 
 
 def _open_storage(config: TuneConfig) -> BaseStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if config.storage is None:
         config.output.mkdir(parents=True, exist_ok=True)
         mend_journal(config.output / JOURNAL_FILE)
-        return JournalStorage(JournalFileBackend(str(config.output / JOURNAL_FILE)))
+        (config.output / JOURNAL_FILE).touch()
+    return _existing_storage(config)
+
+
+def _existing_storage(config: TuneConfig) -> BaseStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if config.storage is None:
+        journal = config.output / JOURNAL_FILE
+        if not journal.is_file():
+            raise UserError(f"{journal} is missing, which has the trials of the sweep")
+        return JournalStorage(JournalFileBackend(str(journal)))
     with _readable_errors(config):
         return RDBStorage(config.storage.get_secret_value())
 

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from distjet.errors import UserError
 from distjet.run_directory import write_atomically
 from distjet.tuning.settings import TuneConfig
-from distjet.tuning.study import ABANDONED, EPOCHS, SECONDS, Study, Trial
+from distjet.tuning.study import ABANDONED, EPOCHS, SECONDS, WAITING, Study, Trial
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +44,7 @@ def summarise(config: TuneConfig, study: Study, provenance: Mapping[str, Any]) -
     Raises:
         UserError: If no trial was completed.
     """
-    trials = [trial for trial in study.trials() if trial.outcome != ABANDONED]
+    trials = [trial for trial in study.trials() if trial.outcome not in (ABANDONED, WAITING)]
     ours = [trial for trial in trials if trial.is_ours]
     front = study.front()
     if not front:

@@ -43,9 +43,10 @@ def warm_start(config: TuneConfig, study: Study, identity: Mapping[str, Any]) ->
     _check_objectives(earlier_config, config)
     if config.warm_start.use == "observations":
         _check_comparable(marker["config"], identity, (earlier_config.space, config.space))
-    earlier = Study(_with_storage(earlier_config, sweep, config), read_json(sweep / "study.json")["study"])
+    name = read_json(sweep / "study.json")["study"]
+    earlier = Study(_with_storage(earlier_config, sweep, config), name, only_read=True)
     if config.warm_start.use == "observations":
-        number = study.observe(earlier.finished())
+        number = study.observe(earlier)
         logger.info("%d trials of %s count as seen", number, sweep)
     else:
         number = study.begin_with([trial.params for trial in best_trials(earlier, config.warm_start.num_best)])

@@ -5,28 +5,33 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import psutil
 import pytest
 import yaml
 
-from distjet.cluster.ensemble import train_ensemble
-from distjet.cluster.runs import capacity, concurrency
+from distjet.cluster import runs
+from distjet.cluster.board import Board
+from distjet.cluster.ensemble import Members, train_ensemble
+from distjet.cluster.failures import FAILURE_FILE
+from distjet.cluster.runs import Ending, Keys, Run, WatchedRuns, capacity, concurrency, run_one
 from distjet.cluster.train import train
-from distjet.cluster.tune import trial_directory, tune
+from distjet.cluster.tune import LOSSES_TOLERATED, Trials, trial_directory, tune
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
 from distjet.errors import ConfigError, UserError
-from distjet.run_directory import read_json
+from distjet.run_directory import locked, read_json, write_json
 from distjet.training.history import read_rows
 from distjet.training.settings import ResourcesConfig, TrainConfig
 from distjet.tuning.settings import TuneConfig
-from distjet.tuning.study import JOURNAL_FILE
+from distjet.tuning.study import JOURNAL_FILE, Study
 from tests.cluster.test_train import config as train_config
 from tests.cluster.test_train import kill_session
 from tests.training.test_loop import FAST, SMALL_MODEL
@@ -132,6 +137,79 @@ def test_a_mistake_that_all_trials_share_ends_the_sweep(toy_dataset: Manifest, t
     assert [trial.state.name for trial in stored(tmp_path)] == ["FAIL"] * 3
 
 
+def next_of(trials: Trials) -> Run:
+    run = trials.next()
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("outcome", ["lost", "hindered"])
+def test_a_trial_that_lost_its_processes_or_was_hindered_is_continued(
+    toy_dataset: Manifest, tmp_path: Path, outcome: str
+) -> None:
+    config = sweep(toy_dataset, tmp_path, "num_trials=9")
+    for _ in range(LOSSES_TOLERATED - 1):
+        trials = Trials(config, Study(config, "s"))
+        for number in range(LOSSES_TOLERATED):
+            run = next_of(trials)
+            assert run.number == number, "the same again"
+            trials.end(run, Ending(outcome, "its node went away"))
+        assert trials.next() is None, "the others would fare no better"
+        with pytest.raises(UserError, match=r"3 trials could not go on; the same command continues .*trial 0: its node went"):
+            trials.check_all_over()
+    assert {trial.outcome for trial in Study(config, "s").trials()} == {"running"}
+
+
+def test_a_trial_that_loses_its_processes_in_every_start_is_given_up(toy_dataset: Manifest, tmp_path: Path) -> None:
+    config = sweep(toy_dataset, tmp_path, "num_trials=2")
+    for _ in range(LOSSES_TOLERATED):
+        trials = Trials(config, Study(config, "s"))
+        trials.end(next_of(trials), Ending("lost", "killed"))
+    trials.check_all_over()
+    assert next_of(trials).number == 1
+    (lost, _) = Study(config, "s").trials()
+    assert (lost.outcome, lost.facts["message"]) == ("lost", "given up after 3 starts: killed")
+
+
+def test_a_failure_of_an_earlier_start_is_not_taken_for_that_of_this_one(toy_dataset: Manifest, tmp_path: Path) -> None:
+    config = train_config(toy_dataset, tmp_path / "run", f"dataset={tmp_path / 'gone'}")
+    write_json(config.output / FAILURE_FILE, {"outcome": "out_of_memory", "message": "then", "world_rank": 0})
+    ending = run_one(config, lambda row: True)
+    assert ending.outcome == "error"
+    assert "gone" in ending.message
+
+
+def test_a_run_whose_directory_is_taken_is_hindered(
+    toy_dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "WAIT_FOR_OTHERS_S", 0)
+    config = train_config(toy_dataset, tmp_path)
+    with locked(tmp_path):
+        ending = run_one(config, lambda row: True)
+    assert ending.outcome == "hindered"
+    assert "another process" in ending.message
+
+
+@pytest.mark.parametrize(
+    ("cause", "outcome"),
+    [("The actor died.", "lost"), ("1 worker(s) were killed due to the node running low on memory.", "out_of_memory")],
+)
+def test_a_trial_whose_process_died_for_good_is_lost_unless_memory_ran_out(
+    toy_dataset: Manifest, tmp_path: Path, cause: str, outcome: str
+) -> None:
+    from distjet.cluster.feed import Deaths, Feed
+
+    config = sweep(toy_dataset, tmp_path, "num_trials=1")
+    trials = Trials(config, Study(config, "s"))
+    feed = Feed(WatchedRuns(trials, Board("trial", 1, "val_loss")), resources(num_workers=0))
+    record = tmp_path / "error.txt"  # as Ray Tune writes it
+    record.write_text(f"Failure # 1 (occurred at 9)\nanother\nFailure # 2 (occurred at 10)\n{cause}\n\tclass_name: X\n\n")
+    feed.suggest("a")
+    Deaths(feed).on_trial_error(0, [], SimpleNamespace(trial_id="a", error_file=str(record)))
+    assert trials.not_over.get(0, cause).endswith(cause)
+    assert [trial.outcome for trial in Study(config, "s").trials()] == ["running" if outcome == "lost" else outcome]
+
+
 def test_an_objective_that_no_epoch_has_ends_the_sweep_at_the_first_epoch(toy_dataset: Manifest, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no metric 'val_mean_absbias'; it has epoch"):
         tune(sweep(toy_dataset, tmp_path, "objectives=val_mean_absbias", "num_trials=20"), {})
@@ -187,14 +265,41 @@ def test_the_room_of_a_cluster_is_counted_by_nodes_gangs_and_parts_of_gpus() -> 
 
 
 def test_no_more_gangs_are_let_in_than_there_is_room_for() -> None:
-    assert concurrency(3, None, is_own_cluster=True) == 3
-    assert concurrency(3, 5, is_own_cluster=True) == 3
-    assert concurrency(3, 2, is_own_cluster=True) == 2
-    assert concurrency(0, 4, is_own_cluster=False) == 4, "a cluster that grows"
-    with pytest.raises(ConfigError, match="no room for a single run"):
-        concurrency(0, 4, is_own_cluster=True)
-    with pytest.raises(ConfigError, match="set max_concurrent"):
-        concurrency(0, None, is_own_cluster=False)
+    assert concurrency(3, None, Trials.keys, is_own_cluster=True) == 3
+    assert concurrency(3, 5, Trials.keys, is_own_cluster=True) == 3
+    assert concurrency(3, 2, Trials.keys, is_own_cluster=True) == 2
+    assert concurrency(0, 4, Trials.keys, is_own_cluster=False) == 4, "a cluster that grows"
+
+
+@pytest.mark.parametrize(
+    ("keys", "named", "where_it_grows"),
+    [
+        (Trials.keys, "; lower base.resources", "set max_concurrent"),
+        (Members.keys, "; lower resources", "set ensemble.max_concurrent"),
+    ],
+)
+def test_a_cluster_without_room_is_told_of_with_the_keys_of_who_asks(keys: Keys, named: str, where_it_grows: str) -> None:
+    with pytest.raises(ConfigError, match=f"no room for a single run{named}$"):
+        concurrency(0, 4, keys, is_own_cluster=True)
+    with pytest.raises(ConfigError, match=f"{where_it_grows}{named}$"):
+        concurrency(0, None, keys, is_own_cluster=False)
+
+
+def test_a_request_to_stop_that_no_run_can_hear_is_not_waited_for(
+    toy_dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "NOBODY_FOR_S", 0.5)
+    config = sweep(toy_dataset, tmp_path, "num_trials=2")
+    watched = WatchedRuns(Trials(config, Study(config, "s")), Board("trial", 2, "val_loss"))
+    run, forever = watched.next(), threading.Event()
+    assert run is not None
+    watched.begin(run)
+    threading.Timer(1.5, watched.recover, [run]).start()  # until then it may be writing a checkpoint
+    started = time.monotonic()
+    assert runs._wait(forever.wait, watched, [signal.SIGTERM]) is None
+    assert time.monotonic() - started > 1.9
+    assert watched.next() is None
+    forever.set()
 
 
 # --- on Ray -----------------------------------------------------------------------------------------------------------
@@ -249,7 +354,8 @@ def test_sigkill_of_a_trial_then_of_the_driver_repeats_no_finished_trial(toy_dat
     before = {number: (output / "trials" / f"{number:04d}" / "history.jsonl").stat().st_mtime_ns for number in over}
     with driver_of(toy_dataset, output, *many) as driver:
         assert driver.wait(timeout=240) == 0, output.with_name("driver.log").read_text()
-    after = {trial.number: trial for trial in stored(output)}
+    drawn = [trial for trial in stored(output) if trial.user_attrs["outcome"] != "abandoned"]  # the kill may have met an ask
+    after = {trial.number: trial for trial in drawn}
     assert len(after) == read_json(output / "metrics.json")["num_trials"] == 6
     for number, trial in over.items():
         assert after[number] == trial
@@ -283,3 +389,23 @@ def test_gangs_take_turns_and_a_signal_leaves_checkpoints(toy_dataset: Manifest,
     assert "the same command continues" in messages
     assert [trial.state.name for trial in stored(output)] == ["RUNNING"]
     assert list((output / "trials" / "0000" / "checkpoints").glob("*.pt"))
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(200)
+def test_a_signal_ends_a_sweep_whose_trials_wait_for_room(toy_dataset: Manifest, tmp_path: Path) -> None:
+    import ray
+
+    output = tmp_path / "tune"
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        joined = f"base.resources.address={ray.get_runtime_context().gcs_address}"
+        with driver_of(toy_dataset, output, joined, "base.resources.cpus_per_worker=99", "max_concurrent=2") as driver:
+            wait_until(lambda: "trial 1:" in output.with_name("driver.log").read_text(), driver, output)
+            driver.send_signal(signal.SIGTERM)
+            assert driver.wait(timeout=60) == 128 + signal.SIGTERM, output.with_name("driver.log").read_text()
+    finally:
+        ray.shutdown()
+    messages = output.with_name("driver.log").read_text()
+    assert "the same command continues" in messages
+    assert "Traceback" not in messages

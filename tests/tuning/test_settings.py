@@ -1,5 +1,6 @@
 """A sweep as data: both ends are tried on the driver, mistakes are named, and a password is written nowhere."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,25 @@ def test_a_password_is_in_no_form_of_the_configuration() -> None:
     assert redact(f"cannot connect to {URL}: no such user, password p@ss%40word", URL) == (
         "cannot connect to ***: no such user, password ***"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://jane:se/cret@host/sweeps", "postgresql://jane:***@host/sweeps"),
+        ("postgresql://jane:se/c:re@t@host:5432/sweeps", "postgresql://jane:***@host:5432/sweeps"),
+        ("postgresql://jane:se?c#re/t@host/sweeps", "postgresql://jane:***@host/sweeps"),
+        ("postgresql://jane@host/sweeps", "postgresql://jane@host/sweeps"),
+        ("mysql+pymysql://:se/cret@host/sweeps?ssl=1", "mysql+pymysql://:***@host/sweeps?***"),
+    ],
+)
+def test_a_password_may_hold_any_character(url: str, shown: str) -> None:
+    config = sweep(f"storage={json.dumps(url)}")
+    assert config.model_dump(mode="json")["storage"] == without_password(url) == shown
+    assert redact(f"cannot connect to {url}", url) == "cannot connect to ***"
+
+
+def test_a_part_of_a_password_that_a_driver_takes_for_a_server_is_masked() -> None:
+    url = "postgresql://jane:p@ss%20word/hunter2@host/sweeps"
+    said = 'could not translate host name "ss word" or "ss%20word/hunter2@host" to address'
+    assert redact(said, url) == 'could not translate host name "***" or "***/***@host" to address'

@@ -77,6 +77,39 @@ def test_an_epoch_that_is_reported_again_decides_nothing_and_changes_nothing(tmp
     assert study.trials()[0].curve == {1: 0.9, 2: 0.9}
 
 
+def test_a_verdict_outlives_the_driver_that_gave_it(tmp_path: Path) -> None:
+    config = sweep(tmp_path, "scheduler={name: asha, reduction_factor: 2}")
+    study = Study(config, "s")
+    good, bad = study.ask(), study.ask()
+    assert good is not None
+    assert bad is not None
+    assert study.report(good.number, row(1, 0.1))
+    assert not study.report(bad.number, row(1, 0.9))
+    again = Study(config, "s")  # the first driver was killed before the trial heard of it
+    assert [trial.number for trial in again.unfinished()] == [good.number, bad.number]
+    assert not again.report(bad.number, row(1, 0.9))
+    assert again.report(good.number, row(1, 0.1))
+
+
+def test_a_driver_that_is_killed_between_verdict_and_value_loses_neither(tmp_path: Path) -> None:
+    """Whatever record of the journal is the last one, the driver that continues stops the trial."""
+    config = sweep(tmp_path, "scheduler={name: asha, reduction_factor: 2}")
+    study, journal = Study(config, "s"), tmp_path / JOURNAL_FILE
+    good, bad = study.ask(), study.ask()
+    assert good is not None
+    assert bad is not None
+    study.report(good.number, row(1, 0.1))
+    num_before = len(journal.read_bytes().splitlines())
+    study.report(bad.number, row(1, 0.9))
+    records = journal.read_bytes().splitlines(keepends=True)
+    assert len(records) > num_before + 1, "a verdict and a value"
+    for num_left in range(num_before, len(records) + 1):
+        journal.write_bytes(b"".join(records[:num_left]))
+        again = Study(config, "s")
+        assert not again.report(bad.number, row(1, 0.9))
+        assert again.trials()[bad.number].curve == {1: 0.9}
+
+
 def test_a_stopped_trial_is_pruned_in_the_storage_with_its_curve(tmp_path: Path) -> None:
     study = Study(sweep(tmp_path), "s")
     trial = study.ask()
@@ -130,6 +163,51 @@ def test_a_grid_is_tried_once_each_whatever_num_trials_says(tmp_path: Path) -> N
     assert sorted(seen) == [(pytest.approx(lr), width) for lr in (1e-4, 1e-3, 1e-2) for width in (32, 64)]
 
 
+def asked_for_and_killed(study: Study) -> None:
+    """Take a trial as a driver leaves it that is killed before it has the parameters."""
+    study.study.ask()
+
+
+def settings_drawn_by(study: Study) -> list[dict[str, Any]]:
+    drawn = []
+    while (trial := study.ask()) is not None:
+        drawn.append(trial.settings)
+        finish(study, trial.number, 0.1)
+    return drawn
+
+
+def test_no_point_of_a_grid_is_lost_with_the_driver_that_asked_for_it(tmp_path: Path) -> None:
+    config = sweep(tmp_path, "sampler=grid", "space.optimizer.lr.num_points=3")
+    study = Study(config, "s")
+    asked_for_and_killed(study)
+    again = Study(config, "s")
+    assert again.unfinished() == []
+    points = settings_drawn_by(again)
+    assert sorted(point["optimizer.lr"] for point in points) == [
+        pytest.approx(lr) for lr in (1e-4, 1e-4, 1e-3, 1e-3, 1e-2, 1e-2)
+    ]
+    assert len({str(point) for point in points}) == 6
+    assert settings_drawn_by(Study(config, "s")) == []
+
+
+def test_points_of_a_grid_that_are_close_are_all_tried_and_nothing_else(tmp_path: Path) -> None:
+    close = "space={optimizer.lr: {low: 1.0, high: 1.000001, num_points: 2}}"
+    config = load(TuneConfig, [], [f"output={tmp_path}", "base={dataset: /tmp/d}", close, "sampler=grid"])
+    assert [point["optimizer.lr"] for point in settings_drawn_by(Study(config, "s"))] == [1.0, 1.000001]
+
+
+def test_a_point_to_begin_with_is_not_lost_with_the_driver_that_asked_for_it(tmp_path: Path) -> None:
+    study = Study(sweep(tmp_path, "num_trials=2"), "s")
+    study.begin_with([{"optimizer.lr": 0.005}])
+    asked_for_and_killed(study)
+    for _ in range(2):  # the second driver is killed as well, before the point is asked for again
+        again = Study(sweep(tmp_path, "num_trials=2"), "s")
+        again.unfinished()
+    points = settings_drawn_by(again)
+    assert len(points) == 2
+    assert [point["optimizer.lr"] for point in points].count(0.005) == 1
+
+
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 def test_several_objectives_have_a_front_also_with_pruned_trials(tmp_path: Path, name: str) -> None:
     objectives = "objectives={val_mean_abs_bias: min, val_mean_resolution: max}"
@@ -179,8 +257,8 @@ def test_observations_and_best_points_of_an_earlier_study(tmp_path: Path) -> Non
     for bias in (0.5, 0.2, 0.9):
         finish(earlier, earlier.ask().number, bias)
     seeing = Study(sweep(tmp_path / "b", "seed=7", "num_trials=2"), "s")
-    assert seeing.observe(earlier.finished()) == 3
-    assert seeing.observe(earlier.finished()) == 0, "again changes nothing"
+    assert seeing.observe(earlier) == 3
+    assert seeing.observe(earlier) == 0, "again changes nothing"
     assert seeing.front() == [1], "what counts as seen may also be the best"
     assert not any(trial.is_ours for trial in seeing.trials())
     assert [seeing.ask().number, seeing.ask().number, seeing.ask()] == [3, 4, None]
@@ -192,6 +270,52 @@ def test_observations_and_best_points_of_an_earlier_study(tmp_path: Path) -> Non
     asked = [study.ask(), study.ask()]
     assert [trial.settings["optimizer.lr"] for trial in asked] == [trial.params["optimizer.lr"] for trial in best]
     assert study.ask() is None
+
+
+def sweep_with_trials(output: Path, name: str, biases: list[float], *overrides: str) -> Study:
+    study = Study(sweep(output, *overrides), name)
+    for bias in biases:
+        finish(study, study.ask().number, bias)
+    return study
+
+
+def test_another_earlier_sweep_is_seen_too_though_its_trials_have_the_same_numbers(tmp_path: Path) -> None:
+    first = sweep_with_trials(tmp_path / "a", "first", [0.5, 0.2])
+    second = sweep_with_trials(tmp_path / "b", "second", [0.4, 0.1, 0.3], "seed=2")
+    study = Study(sweep(tmp_path / "c"), "s")
+    assert [study.observe(first), study.observe(second), study.observe(first)] == [2, 3, 0]
+    assert [trial.facts["earlier_sweep"] for trial in study.trials()] == ["first:0", "first:1"] + [
+        f"second:{number}" for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("deciding", "are_kept"),
+    [("asha", True), ("{name: asha, metric: val_mean_resolution}", False), ("{name: median, metric: val_mean_abs_bias}", True)],
+)
+def test_curves_of_another_metric_are_not_compared_with(tmp_path: Path, deciding: str, are_kept: bool) -> None:
+    earlier = sweep_with_trials(tmp_path / "a", "s", [0.5, 0.2])
+    study = Study(sweep(tmp_path / "b", f"scheduler={deciding}"), "s")
+    study.observe(earlier)
+    assert [trial.curve for trial in study.trials()] == ([{1: 0.5}, {1: 0.2}] if are_kept else [{}, {}])
+    assert [trial.values["val_mean_abs_bias"] for trial in study.trials()] == [0.5, 0.2]
+
+
+def test_reading_an_earlier_sweep_changes_nothing_there(tmp_path: Path) -> None:
+    grid = ["sampler=grid", "space.optimizer.lr.num_points=3"]
+    sweep_with_trials(tmp_path, "s", [0.5, 0.2], *grid)
+    journal, lock = tmp_path / JOURNAL_FILE, tmp_path / f"{JOURNAL_FILE}.lock"
+    with journal.open("ab") as file:
+        file.write(b'{"half": ')
+    lock.symlink_to(journal)  # its driver is writing
+    before = journal.read_bytes()
+    larger = sweep(tmp_path, "sampler=grid", "space.optimizer.lr.num_points=4")
+    assert len(Study(larger, "s", only_read=True).finished()) == 2
+    assert journal.read_bytes() == before
+    assert lock.is_symlink()
+    with pytest.raises(UserError, match=r"study\.journal is missing"):
+        Study(sweep(tmp_path / "elsewhere", *grid), "s", only_read=True)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_point_dominates_another_if_nowhere_worse_and_somewhere_better() -> None:

@@ -8,7 +8,7 @@ import pytest
 from distjet.config import load
 from distjet.tuning.settings import TuneConfig
 from distjet.tuning.study import Study
-from distjet.tuning.summary import MIN_TRIALS_FOR_IMPORTANCES, compromise, importances, short_names
+from distjet.tuning.summary import MIN_TRIALS_FOR_IMPORTANCES, compromise, importances, short_names, summarise
 
 SPACE = "space={optimizer.lr: {name: loguniform, low: 1e-4, high: 1e-2}, optimizer.weight_decay: {low: 0, high: 1}}"
 
@@ -22,6 +22,17 @@ def test_the_compromise_is_nearest_to_the_best_of_each_objective(tmp_path: Path)
     front = {3: {"a": 0.0, "b": 0.0}, 5: {"a": 2.0, "b": 90.0}, 8: {"a": 10.0, "b": 100.0}}
     assert compromise(config, front) == 5
     assert compromise(config, {4: {"a": 1.0, "b": 1.0}}) == 4
+
+
+def test_points_that_wait_in_the_queue_are_no_trials_yet(tmp_path: Path) -> None:
+    config = sweep(tmp_path, "objectives=a", "num_trials=1")
+    study = Study(config, "s")
+    study.begin_with([{"optimizer.lr": lr} for lr in (1e-3, 2e-3, 3e-3)])
+    while (trial := study.ask()) is not None:
+        study.finish(trial.number, "completed", {}, {"a": 1.0})
+    found = summarise(config, study, {})
+    assert (found["num_trials"], found["outcomes"], len(found["trials"])) == (1, {"completed": 1}, 1)
+    assert [trial.outcome for trial in study.trials()] == ["completed", "waiting", "waiting"]
 
 
 def test_names_are_cut_as_far_as_they_stay_different() -> None:
