@@ -41,6 +41,9 @@ EXAMPLES = {
 
 VERBOSE = ("-v", "--verbose")
 
+FLAGS = {"inspect": {"--json": "format=json"}, "verify": {"--inputs": "inputs=true"}}
+"Flags of single verbs, and the keys that they stand for."
+
 ABOUT_DATASETS = ("inspect", "verify")
 "Verbs that take the folder of a dataset as it stands, without `dataset=`."
 
@@ -219,7 +222,7 @@ def inspect(
 
     Example: distjet inspect outputs/dataset
     """
-    given = [*(arguments or []), *(["format=json"] if as_json else [])]
+    given = [*(arguments or []), *([FLAGS["inspect"]["--json"]] if as_json else [])]
     run_verb("inspect", ["--keys"] if keys else given, verbose=verbose)
 
 
@@ -234,7 +237,7 @@ def verify(
 
     Example: distjet verify outputs/dataset
     """
-    given = [*(arguments or []), *(["inputs=true"] if inputs else [])]
+    given = [*(arguments or []), *([FLAGS["verify"]["--inputs"]] if inputs else [])]
     run_verb("verify", ["--keys"] if keys else given, verbose=verbose)
 
 
@@ -302,7 +305,7 @@ def submit(
 def _submit(arguments: list[str], options: Any, *, stop: bool) -> int:
     from distjet.cluster import submit as job
     from distjet.config import unknown
-    from distjet.verbs import CONFIGS, QuickstartVerb
+    from distjet.verbs import CONFIGS
 
     with _problems_as_messages("submit"):
         if not arguments and options.submission_id is not None:
@@ -312,11 +315,11 @@ def _submit(arguments: list[str], options: Any, *, stop: bool) -> int:
         verb, *rest = arguments
         if verb not in CONFIGS:
             raise ConfigError(unknown("verb", verb, CONFIGS))
+        rest = [FLAGS.get(verb, {}).get(item, item) for item in rest]
     with _problems_as_messages(verb):  # the same errors as from the verb itself
         files, overrides = split_arguments(verb, [item for item in rest if item not in VERBOSE])
         config = load_verb(verb, files, overrides)
-        if isinstance(config, QuickstartVerb):
-            config.sections()
+        files += [Path(file) for part in config.parts() for file in getattr(config, part).get("files", [])]
     with _problems_as_messages("submit"):
         return job.submit(verb, rest, files, config, options)
 

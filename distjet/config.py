@@ -35,6 +35,14 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    def parts(self) -> Mapping[str, "Config"]:
+        """Build the configurations that stand in this one as plain mappings, by key.
+
+        Raises:
+            ConfigError: If one is not valid.
+        """
+        return {}
+
 
 class ComponentConfig(Config):
     """Configuration of a component that is chosen by name."""

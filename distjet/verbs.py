@@ -7,6 +7,7 @@ stand inside the functions, so that help and configuration errors come at once.
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -117,6 +118,10 @@ class QuickstartVerb(Config):
         train = self._section(TrainConfig, "train", dataset=str(root / "dataset"), output=str(root / "train"))
         evaluate = self._section(EvaluateVerb, "evaluate", run=str(root / "train"), output=str(root / "evaluate"))
         return simulate, prepare, train, evaluate
+
+    def parts(self) -> Mapping[str, Config]:
+        """Build the sections."""
+        return dict(zip(("simulate", "prepare", "train", "evaluate"), self.sections(), strict=True))
 
     def _section(self, model: type[Narrow], name: str, **places: Any) -> Narrow:
         section = {**getattr(self, name), **places}

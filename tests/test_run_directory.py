@@ -139,6 +139,17 @@ def test_a_full_disk_is_a_message(tmp_path, number) -> None:
         system_error(number)()
 
 
+def test_the_disk_of_another_folder_is_named_where_that_is_full(tmp_path) -> None:
+    work = tmp_path / "work"
+    message = rf"^{work} cannot be written to: .* are left there"
+    with (
+        pytest.raises(DiskFullError, match=message),
+        locked(tmp_path / "out"),
+        run_directory.appearing_whole(work / "spill"),
+    ):
+        system_error(errno.ENOSPC)()
+
+
 def test_a_directory_with_files_of_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"holds files that no run of distjet wrote \(thesis.tex"):
@@ -148,7 +159,8 @@ def test_a_directory_with_files_of_others_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_made_nothing_does_not_block_a_corrected_one(tmp_path: Path) -> None:
     claim(tmp_path, "train", {"seed": 1})
-    (tmp_path / "config.yaml").touch()
+    for name in ("config.yaml", "progress.json", "failure.json", "deaths.jsonl", "mlflow.json", "stop"):
+        (tmp_path / name).touch()
     claim(tmp_path, "train", {"seed": 2})
     assert json.loads((tmp_path / "identity.json").read_text())["config"] == {"seed": 2}
 

@@ -4,9 +4,9 @@
 
     ray job submit --working-dir . --runtime-env conf/runtime_env.yaml -- python -m jobs.VERB ...
 
-The configuration and the upload are checked first. The exit code is the verb's (Ray's command knows only 0 and 1). A job that
-was submitted with the same id is followed, so that a retried command does not train twice. A log that breaks off with the
-connection goes on where it was.
+The configuration and the upload are checked first, also for secrets. The exit code is the verb's (Ray's command knows only 0
+and 1). A job that was submitted with the same id is followed, so that a retried command does not train twice. A log that breaks
+off with the connection goes on where it was.
 
 The process here only watches. Ctrl-C ends the watching, not the job: whoever closes a laptop must not lose a night's training.
 """
@@ -36,8 +36,14 @@ Answer = TypeVar("Answer")
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 "What may stand in the address of a job."
 
+FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+\}")
+"What stands for a secret on a command line. With a default value, that could be the secret."
+
 POLL_S, PATIENCE_S = 1.0, 300.0
 "How often a server that does not answer is asked again, and for how long."
+
+LAST_TRIES = 5
+"How often the log of a job that has ended is asked for in vain: it is lost with the node on which the job ran."
 
 STOPPED_CODE = 128 + signal.SIGTERM
 "Ray knows no exit code of a job that was stopped; this is the verb's after the SIGTERM that it got."
@@ -78,24 +84,43 @@ def submit(verb: str, arguments: Sequence[str], files: Sequence[Path], config: C
         The verb's exit code; 0 without waiting.
 
     Raises:
-        ConfigError: If the job would not find its files or would lose its output, the working directory is too large, the id
-            belongs to another job, or the server cannot be reached.
+        ConfigError: If the job would not find its files or would lose its output, the working directory is too large, secrets
+            would be sent, the id belongs to another job, or the server cannot be reached.
     """
+    check_arguments(arguments)
     _prepare_ray()
     upload = upload_of(Path.cwd())
     upload.check_files(files)
     check_paths(config, travelling=upload.sizes)
     upload.check_size()
+    upload.check_secrets()
     client = connect(options.address)
     submission_id = _submit_or_find(client, entrypoint(verb, arguments), upload, options)
     logger.info("to follow it: %s", command(client, submission_id))
     return follow(client, submission_id) if options.wait else 0
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse secrets on the command line, which Ray keeps and shows to everybody who sees its dashboard.
+
+    Raises:
+        ConfigError: If there is one; the message does not repeat it.
+    """
+    for argument in arguments:
+        shown = FROM_ENVIRONMENT.sub("***", argument)
+        if (masked := without_secrets(shown)) != shown:
+            raise ConfigError(
+                f"{masked}: everybody who sees the cluster's dashboard can read the command line of a job. Put the secret into "
+                "an environment variable, here and on the cluster's nodes, and write '${oc.env:NAME}' in its place"
+            )
+
+
 def entrypoint(verb: str, arguments: Sequence[str]) -> str:
-    """Write the command that the cluster gives to a shell; a folder without `jobs/` uses the distjet of the cluster."""
-    module = [f"jobs.{verb}"] if Path("jobs", f"{verb}.py").is_file() else ["distjet", verb]
-    return shlex.join(["python", "-m", *module, *arguments])
+    """Write the command that the cluster gives to a shell; a folder without `distjet/` uses the distjet of the cluster.
+
+    It is not `jobs.VERB`, which does the same here, but may be anything in somebody's own folder.
+    """
+    return shlex.join(["python", "-m", "distjet", verb, *arguments])
 
 
 def command(client: Any, submission_id: str, *options: str) -> str:
@@ -165,7 +190,7 @@ def _submit_or_find(client: Any, wanted: str, upload: Upload, options: JobOption
         hint = " (to run it again, choose another id)" if job.status.is_terminal() else ""
         logger.info("job %s exists (%s); it is not submitted again%s", job.submission_id, job.status.value, hint)
         return job.submission_id
-    logger.info("job %s: %s", submission_id, wanted)
+    logger.info("job %s: %s", submission_id, without_secrets(wanted))
     return submission_id
 
 
@@ -181,8 +206,7 @@ def follow(client: Any, submission_id: str) -> int:
         The exit code of the job, see `exit_code`; 130 if Ctrl-C ended the watching.
     """
     try:
-        asyncio.run(_copy_log(client, submission_id))
-        return exit_code(client.get_job_info(submission_id))
+        return exit_code(asyncio.run(_copy_log(client, submission_id)))
     except KeyboardInterrupt:
         sys.stderr.write(
             f"\nThe job {submission_id} runs on.\n  follow it: {command(client, submission_id)}\n"
@@ -230,23 +254,32 @@ def exit_code(job: Any) -> int:
     return job.driver_exit_code if job.driver_exit_code >= 0 else 128 - job.driver_exit_code
 
 
-async def _copy_log(client: Any, submission_id: str) -> None:
-    """Write what a job prints; after a lost connection the log comes from its beginning, and what was written is skipped."""
+async def _copy_log(client: Any, submission_id: str) -> Any:
+    """Write what a job prints; after a lost connection the log comes from its beginning, and what was written is skipped.
+
+    Returns:
+        The details of the job, which has ended; its log was read to the end, unless the node with it is gone.
+    """
     import aiohttp
 
-    num_written = 0
+    num_written = num_vain = 0
     while True:
-        num_read = 0
+        num_read, num_before, is_whole = 0, num_written, False
         try:
             async for text in client.tail_job_logs(submission_id):
                 sys.stdout.write(text[max(num_written - num_read, 0) :])
                 sys.stdout.flush()
                 num_read += len(text)
                 num_written = max(num_written, num_read)
+            is_whole = True
         except (RuntimeError, aiohttp.ClientError) as error:
             logger.debug("the log broke off: %s", error)
-        if _patiently(lambda: client.get_job_info(submission_id)).status.is_terminal():
-            return
+        job = _patiently(lambda: client.get_job_info(submission_id))
+        num_vain = num_vain + 1 if job.status.is_terminal() and num_written == num_before else 0
+        if num_vain == LAST_TRIES:
+            logger.warning("the rest of the log of job %s cannot be read", submission_id)
+        if job.status.is_terminal() and (is_whole or num_vain == LAST_TRIES):
+            return job
         await asyncio.sleep(POLL_S)
 
 

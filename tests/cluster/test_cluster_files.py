@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import metadata, requires
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from distjet.dataset.manifest import Manifest
 from distjet.training.checkpoint import CheckpointStore
 from distjet.training.history import read_rows
 from distjet.training.settings import TrainConfig
+from distjet.verbs import CONFIGS
 from tests.cluster.ray_nodes import BIN
 from tests.dataset.files import PROJECT
 from tests.training.test_loop import FAST, SMALL_MODEL
@@ -176,10 +178,17 @@ def test_the_kubernetes_job_is_a_distjet_command_on_workers_from_zero() -> None:
 
 
 def documented_commands() -> list[list[str]]:
-    """Commands of docs/clusters.md that hold a command line of distjet, as a shell would split them."""
-    blocks = re.findall(r"```bash\n(.*?)```", (PROJECT / "docs/clusters.md").read_text(), re.DOTALL)
-    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    return [line for line in lines if {"distjet", "sbatch", "jobs.train"} & set(line)]
+    """Commands in blocks and tables of the documentation that hold a command line of distjet, as a shell would split them."""
+    text = "".join((PROJECT / name).read_text() for name in ("README.md", "docs/clusters.md", "docs/observability.md"))
+    blocks = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    rows = re.findall(r"^\|.*`(distjet (?:quickstart|\w+ [^`]+))` \|", text, re.MULTILINE)
+    lines = [shlex.split(line, comments=True) for line in [*blocks, *rows] if "..." not in line]
+    return [line for line in lines if line[:1] in (["distjet"], ["sbatch"]) or "jobs.train" in line]
+
+
+def runs_elsewhere(command: list[str]) -> bool:
+    """Whether a command runs in a copy of the folder, or on nodes that see only a shared file system."""
+    return command[0] != "distjet" or command[1] == "submit"
 
 
 def verb_and_arguments(command: list[str]) -> tuple[str, list[str]]:
@@ -196,7 +205,10 @@ def verb_and_arguments(command: list[str]) -> tuple[str, list[str]]:
 
 
 def test_there_are_documented_commands() -> None:
-    assert {command[0] for command in documented_commands()} == {"distjet", "sbatch", "ray"}
+    commands = documented_commands()
+    assert {command[0] for command in commands} == {"distjet", "sbatch", "ray"}
+    assert {verb_and_arguments(command)[0] for command in commands} == set(CONFIGS)
+    assert any("tracking.mlflow=outputs/mlflow" in command for command in commands)
 
 
 @pytest.mark.parametrize("command", documented_commands(), ids=" ".join)
@@ -204,7 +216,8 @@ def test_a_documented_command_is_valid(command: list[str], monkeypatch: pytest.M
     monkeypatch.chdir(PROJECT)
     verb, arguments = verb_and_arguments(command)
     config = load_verb(verb, *split_arguments(verb, arguments))
-    check_paths(config, travelling={})
+    if runs_elsewhere(command):
+        check_paths(config, travelling={})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -223,16 +236,26 @@ def test_slurm_jobs_are_told_before_their_time_is_over_and_keep_their_log(script
     assert ("--exclusive" in names) == ("symmetric-run" in script.read_text().partition("set -uo")[2]), "it ends all of Ray"
 
 
+NOTHING_INHERITED = "env --default-signal=USR1"
+"What Slurm starts does not ignore what the batch script ignores."
+
+RUN_BEHIND_DASHES = f'while [ "$1" != -- ]; do shift; done; shift; exec {NOTHING_INHERITED} "$@"'
+"A `srun` of one node, whose `ray symmetric-run` is only what it calls."
+
+
+def add_command(file: Path, script: str) -> None:
+    file.write_text(f"#!/bin/bash\n{script}\n")
+    file.chmod(0o755)
+
+
 @pytest.fixture
 def batch_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A node of a batch system, as a job sees it: its variables, and a `scontrol` that writes down what it is asked for."""
     calls = tmp_path / "calls"
-    command = tmp_path / "bin/scontrol"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}:{BIN}:{os.environ['PATH']}")
-    for name, value in {"JOB_ID": "4711", "GPUS_ON_NODE": "1", "CPUS_PER_TASK": "1"}.items():
+    (tmp_path / "bin").mkdir()
+    add_command(tmp_path / "bin/scontrol", f'echo "$@" >>{calls}')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{BIN}:{os.environ['PATH']}")
+    for name, value in {"JOB_ID": "4711", "JOB_NUM_NODES": "2", "GPUS_ON_NODE": "1", "CPUS_PER_TASK": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     return calls
 
@@ -265,17 +288,80 @@ def test_only_a_job_whose_time_was_over_is_put_back(batch_system: Path, code: in
     assert (batch_system.read_text() if batch_system.exists() else "") == calls
 
 
+@pytest.mark.parametrize(("restarts", "most", "is_put_back"), [("99", None, True), ("100", None, False), ("3", "3", False)])
+def test_a_job_is_not_put_back_for_ever(
+    batch_system: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, most: str | None, is_put_back: bool
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    if most is not None:
+        monkeypatch.setenv("DISTJET_MAX_RESTARTS", most)
+    result = subprocess.run(
+        ["bash", "-c", f"source {CLUSTER}/slurm/requeue.sh; finish 138"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 138
+    assert batch_system.exists() == is_put_back
+    assert (f"was put back {restarts} times, and is not again" in result.stderr) != is_put_back
+
+
+def test_a_command_that_is_not_ready_for_the_signal_does_not_end_by_it(batch_system: Path) -> None:
+    command = f"source {CLUSTER}/slurm/requeue.sh; run_and_pass_on_signals bash -c 'kill -USR1 $$; exit 3'; finish $?"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 3
+    assert not batch_system.exists()
+
+
+def test_a_signal_before_the_named_process_has_started_is_not_passed_on(batch_system: Path, tmp_path: Path) -> None:
+    (tmp_path / "number").touch()
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    child = tmp_path / "child.sh"
+    child.write_text(f"trap 'exit 138' USR1; touch {ready}; until [ -e {go} ]; do sleep 0.05; done; exit 5")
+    run = f"PID_FILE={tmp_path}/number; run_and_pass_on_signals {NOTHING_INHERITED} bash {child}; finish $?"
+    with subprocess.Popen(["bash", "-c", f"source {CLUSTER}/slurm/requeue.sh; {run}"]) as job:
+        wait_until(ready.exists)
+        job.send_signal(signal.SIGUSR1)
+        time.sleep(0.3)  # so long a child that was told would live
+        go.touch()
+        assert job.wait(timeout=20) == 5
+    assert not batch_system.exists()
+
+
+@pytest.mark.parametrize(
+    ("srun", "verb", "code", "calls", "message"),
+    [
+        ("exit 0", "exit 0", 1, "", "distjet was not started, as Ray did not start on all of the 2 nodes"),
+        ("exit 138", "exit 0", 1, "", "distjet was not started"),
+        (RUN_BEHIND_DASHES, "exit 0", 0, "", ""),
+        (RUN_BEHIND_DASHES, "exit 138", 138, "requeue 4711\n", ""),
+        (RUN_BEHIND_DASHES, "kill -USR1 $$; exit 3", 3, "", ""),
+    ],
+)
+def test_the_job_on_many_nodes_ends_as_its_verb(
+    batch_system: Path, tmp_path: Path, srun: str, verb: str, code: int, calls: str, message: str
+) -> None:
+    for name, script in {"srun": srun, "ray": "exit 0", "python": verb}.items():
+        add_command(tmp_path / "bin" / name, script)
+    command = ["bash", str(CLUSTER / "slurm/many_nodes.sbatch"), "output=/x"]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert (batch_system.read_text() if batch_system.exists() else "") == calls
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_signal_goes_to_the_process_that_is_named(batch_system: Path, tmp_path: Path) -> None:
     """As with `srun ray symmetric-run`, which a signal would end before it could end Ray."""
     number, said = tmp_path / "number", tmp_path / "said"
     grandchild = tmp_path / "grandchild.sh"
     grandchild.write_text(f"trap 'echo told >{said}; exit 138' USR1; echo $$ >{number}; while :; do sleep 0.05; done")
-    child = f"bash -c 'bash {grandchild}; exit $?'"
+    child = f"bash -c '{NOTHING_INHERITED} bash {grandchild}; exit $?'"
     command = f"source {CLUSTER}/slurm/requeue.sh; PID_FILE={number}; run_and_pass_on_signals {child}; finish $?"
     with subprocess.Popen(["bash", "-c", command]) as job:
-        deadline = time.monotonic() + 20
-        while not (number.exists() and number.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: number.exists() and bool(number.read_text()))
         job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=20) == 128 + signal.SIGUSR1
     assert said.read_text() == "told\n"

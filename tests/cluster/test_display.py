@@ -11,7 +11,7 @@ import pytest
 
 from distjet.cluster import display
 from distjet.cluster.deaths import DEATHS_FILE, add_death, read_deaths
-from distjet.cluster.display import Watched, show, step_line
+from distjet.cluster.display import Watched, epoch_line, show, step_line
 from distjet.run_directory import write_json
 from distjet.training.history import HISTORY_FILE, History
 from distjet.training.progress import PROGRESS_FILE, Progress, read_progress
@@ -62,6 +62,11 @@ def test_the_line_says_rate_remaining_time_loss_physics_gpu_and_stall() -> None:
     assert "GPU" not in on_cpu
     assert "best" not in on_cpu
     assert "GPU 3.1 GiB  lr" in step_line(replace(MOMENT, gpu_utilisation=None))
+
+
+def test_an_epoch_that_was_stopped_after_its_last_step_has_no_rate() -> None:
+    assert epoch_line(ROW).endswith("12.0 s  1000 jets/s")
+    assert epoch_line({name: value for name, value in ROW.items() if name != "jets_per_s"}).endswith("12.0 s")
 
 
 def test_what_an_interrupted_part_left_behind_is_not_shown_as_news(tmp_path: Path) -> None:

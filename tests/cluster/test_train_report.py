@@ -1,5 +1,6 @@
 """What a caller of `train` learns while it runs: every epoch once, and why it failed."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from distjet.cluster.failures import FAILURE_FILE
 from distjet.cluster.train import FinishedEpochs, train
 from distjet.config import load
 from distjet.dataset.manifest import Manifest
-from distjet.errors import ConfigError, NonFiniteError
+from distjet.errors import ConfigError, HinderedError, NonFiniteError
 from distjet.run_directory import read_json
 from distjet.training.history import read_rows
 from distjet.training.settings import ResourcesConfig
@@ -45,6 +46,17 @@ def test_every_epoch_is_reported_once_also_those_found_finished(toy_dataset: Man
     finished: list[dict[str, float]] = []
     train(settings, finished.append)
     assert finished == again
+
+
+def test_a_worker_says_that_the_disk_is_full(toy_dataset: Manifest, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))  # less than a checkpoint
+    try:
+        with pytest.raises(HinderedError, match="make room, and run the same command again"):
+            train(config(toy_dataset, tmp_path / "run", HERE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_json(tmp_path / "run" / FAILURE_FILE)["outcome"] == "hindered"
 
 
 def test_an_epoch_that_is_made_again_is_not_reported_again(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_bad_values_stop_with_the_identity_of_the_jet(tmp_path, make_columns, sa
 def test_empty_absent_and_fully_cut_tables_are_refused(tmp_path, make_columns, save):
     with pytest.raises(DataError, match="no rows"):
         read_predictions(save(tmp_path / "empty.parquet", make_columns(0)), QUICK)
-    with pytest.raises(DataError, match="do not exist"):
+    with pytest.raises(DataError, match="do not exist; `distjet evaluate run=DIRECTORY` makes them"):
         read_predictions(tmp_path / "absent.parquet", QUICK)
     with pytest.raises(DataError, match="none of 20 jets has true_pt > 5000 GeV"):
         summarise(read_predictions(save(tmp_path / "p.parquet", make_columns(20)), QUICK), ResponseConfig(pt_true_min_gev=5000))
