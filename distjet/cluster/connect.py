@@ -8,15 +8,17 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from distjet.errors import ConfigError
+from distjet.errors import ConfigError, UserError
 from distjet.training.settings import ResourcesConfig
 
 logger = logging.getLogger(__name__)
 
+LIVENESS_LOOK_S = 5.0
 LEAST_CORES = 2
 "Of a cluster of our own: the two workers that are the default also run, taking turns, where there is one core."
 SAID_BY_US = "A worker died or was killed while executing a task"
@@ -57,6 +59,31 @@ def cluster(resources: ResourcesConfig) -> Iterator[bool]:
         yield not address
     finally:
         ray.shutdown()
+
+
+class Liveness:
+    """Finds out whether a cluster of our own is still there, for those whom Ray lets wait for ever.
+
+    Args:
+        is_own: Whether the cluster is this machine alone; another one may get new machines.
+    """
+
+    def __init__(self, *, is_own: bool) -> None:
+        self.is_own, self.last_look_s = is_own, time.monotonic()
+
+    def check(self) -> None:
+        """Look now and then.
+
+        Raises:
+            UserError: If Ray has died on this machine.
+        """
+        if not self.is_own or time.monotonic() - self.last_look_s < LIVENESS_LOOK_S:
+            return
+        import ray
+
+        self.last_look_s = time.monotonic()
+        if not any(node["Alive"] for node in ray.nodes()):
+            raise UserError("Ray has died on this machine, or was killed; the same command continues")
 
 
 def cores_for_workers() -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distjet.cluster.board import Board
-from distjet.cluster.connect import cluster, wants_gpu
+from distjet.cluster.connect import Liveness, cluster, wants_gpu
 from distjet.cluster.failures import outcome_of
 from distjet.cluster.signals import NOBODY_FOR_S, STOP_FILE, Stopped, stop_on_signal
 from distjet.cluster.train import train
@@ -274,7 +274,7 @@ def _on_tune(runs: WatchedRuns, folder: Path, resources: ResourcesConfig, max_co
         room = capacity([node["Resources"] for node in ray.nodes() if node["Alive"]], resources, use_gpu=use_gpu)
         num_concurrent = concurrency(room, max_concurrent, runs.source.keys, is_own_cluster=is_own)
         settled = resources.model_copy(update={"use_gpu": use_gpu, "address": None})
-        error = _wait(lambda: _fit(runs, settled, num_concurrent), runs, received)
+        error = _wait(lambda: _fit(runs, settled, num_concurrent), runs, received, Liveness(is_own=is_own))
     if runs.raised:
         raise runs.raised[0]
     if received:
@@ -318,7 +318,7 @@ def concurrency(room: int, wanted: int | None, keys: Keys, *, is_own_cluster: bo
     return wanted
 
 
-def _wait(function: Callable[[], None], runs: WatchedRuns, received: list[int]) -> BaseException | None:
+def _wait(function: Callable[[], None], runs: WatchedRuns, received: list[int], liveness: Liveness) -> BaseException | None:
     """Run a function in a daemon thread, pass signals on to the runs, return what it raised.
 
     The thread is left behind by a request to stop while no run has a process that could obey.
@@ -335,6 +335,7 @@ def _wait(function: Callable[[], None], runs: WatchedRuns, received: list[int]) 
     thread.start()
     while thread.is_alive() and not runs.nobody_hears():
         thread.join(timeout=0.2)
+        liveness.check()
         if received or runs.raised:
             runs.ask_to_stop()
     return outcome[0]

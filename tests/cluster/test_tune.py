@@ -19,6 +19,7 @@ import yaml
 
 from distjet.cluster import runs
 from distjet.cluster.board import Board
+from distjet.cluster.connect import Liveness
 from distjet.cluster.ensemble import Members, train_ensemble
 from distjet.cluster.failures import FAILURE_FILE
 from distjet.cluster.runs import Ending, Keys, Run, WatchedRuns, capacity, concurrency, run_one
@@ -296,7 +297,7 @@ def test_a_request_to_stop_that_no_run_can_hear_is_not_waited_for(
     watched.begin(run)
     threading.Timer(1.5, watched.recover, [run]).start()  # until then it may be writing a checkpoint
     started = time.monotonic()
-    assert runs._wait(forever.wait, watched, [signal.SIGTERM]) is None
+    assert runs._wait(forever.wait, watched, [signal.SIGTERM], Liveness(is_own=False)) is None
     assert time.monotonic() - started > 1.9
     assert watched.next() is None
     forever.set()
