@@ -483,7 +483,7 @@ class TestLease:
         monkeypatch.setattr(lease, "LARGEST_SKEW_S", -1.0)
         monkeypatch.setattr(lease, "LEASE_S", 1e6)
         with locked(output):
-            pass
+            assert [lock.name for lock in (output / lease.LOCKS).iterdir()] == ["00000008"]
 
     def test_of_two_that_find_a_lock_over_one_takes_it(self, bucket):
         output, taken = as_location(bucket), []

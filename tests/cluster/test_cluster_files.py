@@ -67,7 +67,10 @@ def starts(cluster: dict[str, Any]) -> tuple[str, str]:
 def test_ray_accepts_it(file: Path) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(read(file)))
+    prepared = prepare_config(read(file))
+    validate_config(prepared)
+    assert prepared["cluster_name"] == read(file)["cluster_name"]
+    assert prepared["head_node_type"] in prepared["available_node_types"]
 
 
 @pytest.mark.parametrize("provider", CLOUDS)
