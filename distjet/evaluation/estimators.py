@@ -69,7 +69,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cores:
-    """Gaussian cores of B distributions; where `ok` is false, median and half width stand in."""
+    """Gaussian cores of B distributions; where one of the flags is true, median and half width stand in."""
 
     mean: Array
     sigma: Array
@@ -78,11 +78,6 @@ class Cores:
     few_entries: NDArray[np.bool_]
     outside_range: NDArray[np.bool_]
     unsettled: NDArray[np.bool_]
-
-    @property
-    def ok(self) -> NDArray[np.bool_]:
-        """Say which distributions have a core."""
-        return ~(self.few_entries | self.outside_range | self.unsettled)
 
 
 def truncated_variance(window_sigmas: float) -> float:
