@@ -61,7 +61,7 @@ class Fault:
         name: What it is called in the result.
         inject: Does it to a driver and its output; returns whether there was something to hit.
         ends: Whether the driver ends by it.
-        code: With which exit code a driver ends that is not done by then; None where it has no say in it.
+        code: With which exit code, as a shell sees it, a driver ends that is not done by then; None where it has no say in it.
     """
 
     name: str
@@ -184,6 +184,7 @@ def wait_for_the_end(job: Job, driver: Driver, fault: Fault, log: Path) -> None:
         subprocess.SubprocessError: If it ends too late, or as it should not.
     """
     code = driver.wait(timeout=STOP_S)
+    code = code if code >= 0 else 128 - code  # a shell tells no difference between ending by a signal and with its code
     if fault.code is not None and code not in (0, fault.code):  # 0: it was done before the signal came
         raise subprocess.SubprocessError(f"{job.name} ended with {code} after {fault.name}: {log.read_text()[-1500:]}")
 
@@ -337,7 +338,7 @@ LOST_NODE = Fault("SIGKILL of the raylet", hit_process("raylet/raylet", signal.S
 FAULTS = {
     "prepare": (
         *KILLED,
-        Fault("SIGTERM of the driver", terminate_driver, ends=True, code=-signal.SIGTERM),
+        STOPPED,
         Fault("SIGKILL of a Dask worker", hit_process("spawn_main", signal.SIGKILL), ends=False),
         Fault("a bit flipped in a spill", flip_bit("**/*.rows"), ends=True),
         Fault("a bit flipped in a shard", flip_bit("**/*.parquet"), ends=True),

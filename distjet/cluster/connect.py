@@ -6,13 +6,16 @@ bound to this machine: it costs a second, and Ray needs it to give back what a s
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from distjet.cluster.signals import Stopped
 from distjet.errors import ConfigError, UserError
 from distjet.training.settings import ResourcesConfig
 
@@ -31,6 +34,9 @@ def cluster(resources: ResourcesConfig) -> Iterator[bool]:
 
     Yields:
         Whether the cluster is this machine alone.
+
+    Raises:
+        Stopped: If SIGTERM came meanwhile.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -53,12 +59,26 @@ def cluster(resources: ResourcesConfig) -> Iterator[bool]:
     }
     level = logging.INFO if is_verbose else logging.ERROR
     wanted = {"address": address} if address else {"address": "local", **own}
-    context = ray.init(**wanted, log_to_driver=is_verbose, logging_level=level)
+    with _own_handler_of_sigterm():
+        context = ray.init(**wanted, log_to_driver=is_verbose, logging_level=level)
     _point_to_dashboard(context, is_own=not address)
     try:
         yield not address
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_handler_of_sigterm() -> Iterator[None]:
+    """Give the signal back to whoever had it: Ray takes it when it connects, and ends the process with a code of its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise Stopped(signal.SIGTERM) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 class Liveness:

@@ -266,8 +266,7 @@ def _on_tune(runs: WatchedRuns, folder: Path, resources: ResourcesConfig, max_co
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
-    # entered in this order: the handlers must come after the connection
-    with cluster(resources) as is_own, stop_on_signal(folder / STOP_FILE) as received, runs.board.shown():
+    with stop_on_signal(folder / STOP_FILE) as received, cluster(resources) as is_own, runs.board.shown():
         import ray
 
         use_gpu = wants_gpu(resources, ray.cluster_resources(), is_own_cluster=is_own)

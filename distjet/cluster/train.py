@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from distjet.cluster.connect import cluster, wants_gpu
+from distjet.cluster.connect import Liveness, cluster, wants_gpu
 from distjet.cluster.deaths import DEATHS_FILE
 from distjet.cluster.display import show
 from distjet.cluster.failures import FAILURE_FILE, lost_workers, oom_kills, recorded
@@ -125,23 +125,20 @@ def _in_process(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
 def _on_ray(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
     """Train on Ray workers; return the signals that asked to stop.
 
-    Ray takes the signal handlers of a process twice: when it connects, and when a trainer is fitted in the main thread. So ours
-    are installed after it has connected, and the trainer is fitted in another thread.
+    Ray takes the signal handlers of a process when a trainer is fitted in the main thread, so that is done in another one.
     """
-    stop_file = config.output / STOP_FILE
-    # entered in this order: the handlers must come after the connection
-    with cluster(config.resources) as is_own, stop_on_signal(stop_file) as received:
+    with stop_on_signal(config.output / STOP_FILE) as received, cluster(config.resources) as is_own:
         import ray
 
         from distjet.cluster.ray_trainer import build_trainer
 
         logger.info("starting %d Ray workers", config.resources.num_workers)
         use_gpu = wants_gpu(config.resources, ray.cluster_resources(), is_own_cluster=is_own)
-        is_over, before = False, oom_kills()
+        is_over, before, liveness = False, oom_kills(), Liveness(is_own=is_own)
         while not is_over:  # else a worker was told to go, and a checkpoint was written
             trainer = build_trainer(config, use_gpu=use_gpu)
             try:
-                result = run_in_thread(trainer.fit, epochs.hand_over, config.output)
+                result = run_in_thread(trainer.fit, epochs.hand_over, config.output, liveness)
                 is_over = result is None or result.return_value
             except Exception as error:
                 if recorded(config.output) is not None:
@@ -152,7 +149,7 @@ def _on_ray(config: TrainConfig, epochs: FinishedEpochs) -> list[int]:
     return received
 
 
-def run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], output: Path) -> T | None:
+def run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], output: Path, liveness: Liveness) -> T | None:
     """Run a function that starts workers in a daemon thread; return or raise what it does.
 
     The thread is left behind by a second signal in the main thread, and by a request to stop while there is no worker to obey.
@@ -162,9 +159,13 @@ def run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], outp
         meanwhile: Called now and then in this thread. If it raises, the workers are asked to stop, and the exception is raised
             when they have.
         output: Directory of the run.
+        liveness: Of the cluster where the workers are.
 
     Returns:
         What the function returns; None if it was left behind.
+
+    Raises:
+        UserError: If the cluster is no longer there.
     """
     outcome: Future[T] = Future()
     stop_file, nobody_hears = output / STOP_FILE, NobodyHears(output)
@@ -176,6 +177,7 @@ def run_in_thread(function: Callable[[], T], meanwhile: Callable[[], None], outp
             outcome.set_exception(error)
 
     def is_over() -> bool:
+        liveness.check()
         return bool(wait([outcome], timeout=poll_interval_s(stop_file, 0.5)).done) or nobody_hears()
 
     threading.Thread(target=run, name="distjet-ray-train", daemon=True).start()
