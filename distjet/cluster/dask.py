@@ -8,7 +8,6 @@ Tasks are handed out a few per worker at a time: what the scheduler holds does n
 
 import importlib.util
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -90,10 +89,11 @@ def _local_cluster(config: TasksConfig) -> Any:
     Raises:
         UserError: If they die every time.
     """
+    from dask.system import CPU_COUNT  # what a batch system or a container leaves of the machine's
     from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT
 
-    num_workers = config.num_workers or os.cpu_count() or 1
+    num_workers = config.num_workers or CPU_COUNT
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             with _ignoring_interrupts():

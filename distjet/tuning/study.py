@@ -85,14 +85,18 @@ class Study:
             only_read: Change nothing there; the sweep may belong to somebody else, or be running.
 
         Raises:
-            UserError: If there is no such storage, or no driver for it.
+            UserError: If there is no such storage, no driver for it, or nothing of that name to be read.
         """
         self.config, self.name = config, name
         self.space = config.space
         if only_read:
             self.storage = _existing_storage(config)
             with _readable_errors(config):
-                self.study = optuna.load_study(study_name=name, storage=self.storage)
+                try:
+                    self.study = optuna.load_study(study_name=name, storage=self.storage)
+                except KeyError:
+                    where = config.output / JOURNAL_FILE if config.storage is None else "it"
+                    raise UserError(f"{where} has no sweep {name}") from None
             return
         self.storage = _open_storage(config)
         directions = [DIRECTIONS[objective.direction] for objective in config.objectives]

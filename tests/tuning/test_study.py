@@ -316,6 +316,8 @@ def test_reading_an_earlier_sweep_changes_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"study\.journal is missing"):
         Study(sweep(tmp_path / "elsewhere", *grid), "s", only_read=True)
     assert not (tmp_path / "elsewhere").exists()
+    with pytest.raises(UserError, match=r"study\.journal has no sweep other"):
+        Study(larger, "other", only_read=True)
 
 
 def test_a_point_dominates_another_if_nowhere_worse_and_somewhere_better() -> None:
