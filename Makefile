@@ -36,7 +36,7 @@ test: .venv/ready-dev ## all tests that this machine can run: fast ones, then th
 	@echo "== fast tests"
 	@$(BIN)/python -m pytest -n auto --dist loadscope
 	@echo "== tests with real workers and the slow physics checks"
-	@$(BIN)/python -m pytest -m "(integration or slow) and not gpu" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "(integration or slow) and not gpu"
 
 integration: .venv/ready-dev ## only the tests that start a local Ray or Dask cluster
 	@$(BIN)/python -m pytest -m "integration and not gpu"

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from distjet.cluster.signals import Stopped
+from distjet.cluster.worker_setup import tell_which_cluster
 from distjet.errors import ConfigError, UserError
 from distjet.training.settings import ResourcesConfig
 
@@ -55,7 +56,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[bool]:
         "num_cpus": cores_for_workers(),
         "include_dashboard": True,
         "_node_ip_address": "127.0.0.1",
-        "runtime_env": {"worker_process_setup_hook": f"{__name__}.{tell_which_cluster.__name__}"},
+        "runtime_env": {"worker_process_setup_hook": f"{tell_which_cluster.__module__}.{tell_which_cluster.__name__}"},
     }
     level = logging.INFO if is_verbose else logging.ERROR
     wanted = {"address": address} if address else {"address": "local", **own}
@@ -111,13 +112,6 @@ def cores_for_workers() -> int:
     from dask.system import cpu_count
 
     return max(cpu_count(), LEAST_CORES)
-
-
-def tell_which_cluster() -> None:
-    """Name its cluster to a worker's process: parts of Ray look for any on the machine, and may find that of somebody else."""
-    import ray
-
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def _point_to_dashboard(context: Any, *, is_own: bool) -> None:

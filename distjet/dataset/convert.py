@@ -35,9 +35,9 @@ from distjet.dataset.shards import SHARD_VERSION, ShardStyle, is_whole, write_sh
 from distjet.dataset.spills import PackedRows, Places, RowLayout, pack_rows, write_spill
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json
-from distjet.storage import as_location, within
+from distjet.storage import as_location
 
-SPILL_VERSION = 5
+SPILL_VERSION = 6
 "Raised when the content of a spill or its record changes for the same task."
 
 
@@ -161,9 +161,10 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     """Write the spill of a range of entries, or its shards.
 
     Returns:
-        The record: `spill` (name) and `size_bytes`, or `shards` {split: record as of `build_shard`}; `content` (fingerprint of
-        the rows), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets}, `quarantined` (jets; as
-        `bad_jets` [(entry, jet_index, reason)] and `unlisted` {reason: jets}); or `error` (why the file cannot be used).
+        The record: `spill` (name), `size_bytes` and `xxh3_128`, or `shards` {split: record as of `build_shard`}; `content`
+        (fingerprint of the rows), `split_rows` (rows of train, val and test), `read`, `rows`, `cuts` {name: jets},
+        `quarantined` (jets; as `bad_jets` [(entry, jet_index, reason)] and `unlisted` {reason: jets}); or `error` (why the file
+        cannot be used).
     """
     stem = task.stem()
     record_path = stem.with_suffix(".json")
@@ -201,13 +202,12 @@ def count_jets(record: Mapping[str, Any]) -> dict[str, int]:
 def _is_there(task: ConvertTask, record: dict[str, Any]) -> bool:
     """Tell whether what a record describes is still there."""
     if task.direct is None:
-        spill = within(as_location(task.work), record["spill"])
-        return spill.exists() and spill.stat().st_size == record["size_bytes"]
+        return is_whole(as_location(task.work), record | {"path": record["spill"]})
     return all(is_whole(as_location(task.direct.output), made["shard"]) for made in record["shards"].values())
 
 
 def _write_spill(path: Path, packed: PackedRows) -> dict[str, Any]:
-    return {"spill": path.name, "size_bytes": write_spill(path, packed)}
+    return {"spill": path.name, **write_spill(path, packed)}
 
 
 def _write_shards(task: ConvertTask, packed: PackedRows) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numba import njit
 
 from distjet.dataset.schema import SPLITS, ColumnSpec
@@ -158,14 +159,21 @@ def _unpack_blob(layout: RowLayout, records: np.ndarray, words: np.ndarray) -> d
     return {layout.blob: pa.BinaryArray.from_buffers(pa.binary(), len(records), buffers)}
 
 
-def write_spill(path: Path, rows: PackedRows) -> int:
-    """Write packed rows, which must be in order of split and key, so that the file appears whole; return its size in bytes."""
+def write_spill(path: Path, rows: PackedRows) -> dict[str, Any]:
+    """Write packed rows, which must be in order of split and key, so that the file appears whole.
+
+    Returns:
+        `size_bytes` and `xxh3_128` of the file: a run that is continued looks whether it is still what it was.
+    """
     cell = rows.records[".split"] * _CELLS + (rows.records[".key"] >> _U(64 - _CELL_BITS)).astype(np.int64)
     index = np.searchsorted(cell, np.arange(_INDEX_SIZE)).astype(_INDEX)
+    digest = xxhash.xxh3_128()
     with appearing_whole(path) as temporary, temporary.open("wb") as file:
         for part in (np.array([len(cell)], _COUNT), index, rows.records, rows.words):
-            file.write(part.view(np.uint8).data)
-        return file.tell()
+            content = part.view(np.uint8).data
+            file.write(content)
+            digest.update(content)
+        return {"size_bytes": file.tell(), "xxh3_128": digest.hexdigest()}
 
 
 def read_spills(layout: RowLayout, spills: Sequence[tuple[Path, int]], split: int, low: int, high: int) -> PackedRows:

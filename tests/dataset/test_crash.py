@@ -141,6 +141,25 @@ def test_what_was_lost_after_its_record_is_made_again(small, damage, suffix):
     assert prepare_small(small) == whole
 
 
+@pytest.mark.parametrize("where", [0.0, 0.2, 0.5, 0.9], ids=lambda where: f"at {where:.0%}")
+def test_a_bit_that_flips_in_a_spill_while_nothing_runs_is_mended(small, where):
+    whole = prepare_small(small)
+    shutil.rmtree(small / "out")
+
+    def stopped(function: Any, tasks: Any, **named: Any) -> Iterator[tuple[int, Any]]:
+        if function is build_shard:
+            raise Killed
+        yield from in_process(function, tasks, **named)
+
+    with pytest.raises(Killed):
+        prepare_small(small, stopped)
+    path = sorted((small / "out").rglob("*.rows"))[0]
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 4
+    path.write_bytes(content)
+    assert prepare_small(small) == whole
+
+
 def test_rows_that_change_between_the_passes_are_noticed_and_their_sample_is_named(small):
     spills: dict[str, Path] = {}
 
