@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test integration gpu lint format figures clean
+.PHONY: help quickstart test integration faults gpu lint format figures clean
 
 help: ## show this menu
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,14 +32,17 @@ quickstart: .venv/ready-run ## simulate, prepare, train and evaluate on this mac
 	@echo "== running distjet quickstart"
 	@$(BIN)/distjet quickstart
 
-test: .venv/ready-dev ## all tests that this machine can run: fast ones, then those with a local Ray or Dask cluster
+test: .venv/ready-dev ## fast tests, then those with a local Ray or Dask cluster
 	@echo "== fast tests"
 	@$(BIN)/python -m pytest -n auto --dist loadscope
 	@echo "== tests with real workers and the slow physics checks"
-	@$(BIN)/python -m pytest -m "(integration or slow) and not gpu"
+	@$(BIN)/python -m pytest -m "(integration or slow) and not faults and not gpu"
 
 integration: .venv/ready-dev ## only the tests that start a local Ray or Dask cluster
-	@$(BIN)/python -m pytest -m "integration and not gpu"
+	@$(BIN)/python -m pytest -m "integration and not faults and not gpu"
+
+faults: .venv/ready-dev ## tests that kill processes again and again (10 min); bench-faults kills at random
+	@$(BIN)/python -m pytest -m faults
 
 gpu: .venv/ready-dev ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu

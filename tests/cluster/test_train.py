@@ -215,6 +215,7 @@ def kill_session(driver: subprocess.Popen[bytes]) -> None:
             continue
 
 
+@pytest.mark.faults
 @pytest.mark.integration
 @pytest.mark.timeout(400)
 def test_workers_that_are_told_to_go_or_killed_and_a_killed_driver_change_nothing(

@@ -120,6 +120,7 @@ def train_until(part: str, place: str, *settings: str, number: int = signal.SIGK
         process.wait()
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_killed_training_continues_from_the_checkpoint_on_the_store(on_disk, dataset, bucket):
     command = arguments(dataset, bucket, HERE)

@@ -337,6 +337,7 @@ def trial_processes(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [process for process in everyone if "ImplicitFunc" in " ".join(process.cmdline())]
 
 
+@pytest.mark.faults
 @pytest.mark.integration
 @pytest.mark.timeout(500)
 def test_sigkill_of_a_trial_then_of_the_driver_repeats_no_finished_trial(toy_dataset: Manifest, tmp_path: Path) -> None:

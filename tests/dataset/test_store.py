@@ -281,6 +281,7 @@ def _kill_a_worker() -> int:
     return process
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_process_that_is_killed_again_and_again_makes_the_same_dataset(ntuples, on_disk, bucket, tmp_path):
     settings = tmp_path / "prepare.yaml"
