@@ -262,11 +262,12 @@ class Study:
         unnamed = {TrialState.WAITING: WAITING, TrialState.RUNNING: "running"}
         outcome = attributes.pop(OUTCOME, unnamed.get(trial.state, ABANDONED))
         attributes.pop(STOP_AT, None)
+        found = trial.values if trial.state == TrialState.COMPLETE else None  # Optuna gives a pruned one its last report
         return Trial(
             number=trial.number,
             settings=settings_of(self.space, trial.params) if self._is_drawn(trial) else {},
             outcome=outcome,
-            values=dict(zip((o.metric for o in self.config.objectives), trial.values or (), strict=False)),
+            values=dict(zip((o.metric for o in self.config.objectives), found or (), strict=False)),
             curve=dict(trial.intermediate_values),
             facts=attributes,
         )

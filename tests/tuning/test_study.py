@@ -120,6 +120,7 @@ def test_a_stopped_trial_is_pruned_in_the_storage_with_its_curve(tmp_path: Path)
     assert stored.state == TrialState.PRUNED
     assert stored.intermediate_values == {1: 0.9}
     assert stored.user_attrs["outcome"] == "pruned"
+    assert study.trials()[0].values == {}, "it has no value: figures and tables would take its last epoch for one"
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
