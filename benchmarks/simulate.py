@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "noise": ((detector, "noise_terms"), (detector, "add_noise")),
     "topoclusters": ((topoclusters, "find_clusters"),),
     "tracks": ((readout, "reconstruct_tracks"), (readout.Detector, "_tracks")),
+    "particle_flow": ((readout, "particle_flow"),),
     "jet_clustering": ((reconstruction.clustering, "cluster"),),
     "areas": ((reconstruction, "voronoi_areas"),),
     "jet_columns": ((reconstruction, "_jet_columns"), (reconstruction, "_truth_columns")),
@@ -41,19 +42,21 @@ def main() -> None:
     parser.add_argument("--mu", type=float, default=40.0, help="collisions per crossing")
     parser.add_argument("--events", type=int, default=300)
     parser.add_argument("--radii", type=float, nargs="+", default=[0.4])
+    parser.add_argument("--constituents", choices=["topo", "pflow"], nargs="+", default=["topo"])
     arguments = parser.parse_args()
+    jets = {"radii": arguments.radii, "constituents": arguments.constituents}
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), arguments.mu, arguments.events, tuple(arguments.radii)), indent=1))
+        print(json.dumps(measure(Path(folder), arguments.mu, arguments.events, jets), indent=1))
 
 
-def measure(folder: Path, mu: float, num_events: int, radii: tuple[float, ...]) -> dict[str, Any]:
+def measure(folder: Path, mu: float, num_events: int, jets: dict[str, Any]) -> dict[str, Any]:
     """Simulate one file and return rates and stage times."""
     config = SimulateConfig(
         output=folder,
         events_per_task=num_events,
         samples={"dijet": {"pthat_min_gev": 60, "pthat_max_gev": 160, "num_events": num_events}},
         pileup={"mu": (mu, mu), "library_events": 1000},
-        jets={"radii": radii},
+        jets=jets,
     )
     start = time.process_time()
     if (library := library_task(config)) is not None:
@@ -101,7 +104,9 @@ def rates(task: FileTask, record: dict[str, Any], total_s: float) -> dict[str, f
     with uproot.open(task.path) as file:
         for tree in record["num_jets"]:
             matched = int(file[tree]["jet_isTruthMatched"].array(library="np").sum())
-            result[f"matched_r{tree[6:-10].zfill(2)}_jets_per_s"] = round(matched / total_s, 1)
+            radius, kind = tree.removeprefix("AntiKt").removesuffix("Jets").split("EM")
+            name = f"matched_r{radius.zfill(2)}" + ("" if kind == "Topo" else "_pflow")
+            result[f"{name}_jets_per_s"] = round(matched / total_s, 1)
     return result
 
 

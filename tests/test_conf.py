@@ -7,7 +7,7 @@ import yaml
 
 from distjet.config import Config, load
 from distjet.tuning.settings import TuneConfig, check_ends
-from distjet.verbs import EvaluateVerb, PrepareVerb, QuickstartVerb, SimulateVerb, TrainConfig, VerifyVerb
+from distjet.verbs import EvaluateVerb, PrepareVerb, QuickstartVerb, SimulateVerb, TrainConfig, VerifyVerb, config_class
 
 CONF = Path(__file__).parents[1] / "conf"
 FRAGMENTS = sorted((CONF / "cluster").glob("*.yaml"))
@@ -20,6 +20,11 @@ VERBS: dict[str, tuple[type[Config], list[str]]] = {
     "evaluation": (EvaluateVerb, ["output=/tmp/o", "run=/tmp/r"]),
     "quickstart": (QuickstartVerb, []),
 }
+AFTER = {
+    **dict.fromkeys(("distjet_r04", "distjet_r10", "distjet_pflow"), CONF / "dataset/distjet.yaml"),
+    **dict.fromkeys(("hl_lhc", "events"), CONF / "simulation/dijet.yaml"),
+}
+"Files that change another one and are given after it."
 
 
 def test_there_are_configurations_for_every_folder() -> None:
@@ -31,7 +36,8 @@ def test_there_are_configurations_for_every_folder() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_it_loads_and_uses_every_key(file: Path) -> None:
     model, paths = VERBS[file.parent.name]
-    config = load(model, [file], paths)
+    model = config_class("train", [file], paths) if model is TrainConfig else model
+    config = load(model, [*([AFTER[file.stem]] if file.stem in AFTER else []), file], paths)
     if isinstance(config, QuickstartVerb):
         simulate, prepare, train, evaluate = config.sections()
         assert train.dataset == prepare.output

@@ -30,6 +30,8 @@ GRID = (NUM_ETA, NUM_PHI, NUM_SAMPLINGS)
 
 MIN_CHARGED_PT_GEV = 0.42
 "A charged particle with less curls up in the 2 T field before the calorimeter at 1.4 m."
+HADRONIC_STOCHASTIC, HADRONIC_CONSTANT = 0.45, 0.04
+"Relative fluctuations of a hadron's signal: the first over the root of the signal in GeV, the second for any signal."
 MIN_ENERGY_GEV = 0.15
 "Particles with less leave no visible signal."
 SEGMENT_MAX_ABS_ETA = 2.7
@@ -161,8 +163,7 @@ def deposit(
         eta = math.asinh(p4[i, 2] / pt)
         if abs(eta) >= MAX_ABS_ETA:
             continue
-        bend = 0.0 if charge[i] == 0 else charge[i] * math.asin(MIN_CHARGED_PT_GEV / pt)
-        axis = (eta, math.atan2(p4[i, 1], p4[i, 0]) - bend)
+        axis = (eta, math.atan2(p4[i, 1], p4[i, 0]) - bending(pt, charge[i]))
         if species in (11, 22):
             _electromagnetic_shower(axis, p4[i, 3], detector, energy, rng)
         elif species == 13:
@@ -198,22 +199,50 @@ def _electromagnetic_shower(
 
 
 @njit(cache=True, nogil=True)
+def _electromagnetic_fraction(energy_gev: float) -> tuple[float, float]:
+    """Mean and concentration of the beta distribution of a hadronic shower's electromagnetic fraction.
+
+    Reference:
+        Groom, "Energy flow in a hadronic cascade", arXiv:physics/0605164: the mean is 1 - (E / 1 GeV)^-0.18.
+    """
+    mean = min(max(1 - max(energy_gev, 1.0) ** -0.18, 0.02), 0.9)
+    width = 0.18 / (1 + 0.08 * math.log1p(energy_gev))
+    return mean, max(mean * (1 - mean) / width**2 - 1, 0.3)
+
+
+@njit(cache=True, nogil=True)
+def _hadronic_signal(eta: float, energy_gev: float, em_fraction: float, detector: Response) -> float:
+    """Signal in GeV of a hadronic shower of this electromagnetic fraction, before fluctuations; negative if it stops before."""
+    scale = em_fraction + (1 - em_fraction) / detector.e_over_h
+    upstream = 0.25 * detector.material_scale * math.cosh(min(abs(eta), 1.5))
+    return energy_gev * scale * transmission(eta, detector.material_scale) - upstream
+
+
+@njit(cache=True, nogil=True)
+def expected_hadronic_signal(eta: float, energy_gev: float, detector: Response) -> tuple[float, float]:
+    """Mean and standard deviation, in GeV, of the signal that a hadron leaves in the calorimeter."""
+    mean_em, concentration = _electromagnetic_fraction(energy_gev)
+    mean = max(_hadronic_signal(eta, energy_gev, mean_em, detector), 0.0)
+    of_fraction = math.sqrt(mean_em * (1 - mean_em) / (concentration + 1))
+    per_fraction = energy_gev * (1 - 1 / detector.e_over_h) * transmission(eta, detector.material_scale)
+    variance = HADRONIC_STOCHASTIC**2 * mean + (HADRONIC_CONSTANT * mean) ** 2 + (per_fraction * of_fraction) ** 2
+    return mean, math.sqrt(variance)
+
+
+@njit(cache=True, nogil=True)
+def bending(pt_gev: float, charge: float) -> float:
+    """Angle in rad by which the azimuth at the calorimeter is smaller than at the vertex."""
+    return 0.0 if charge == 0 else charge * math.asin(min(MIN_CHARGED_PT_GEV / pt_gev, 1.0))
+
+
+@njit(cache=True, nogil=True)
 def _hadronic_shower(
     axis: tuple[float, float], energy_gev: float, detector: Response, energy: Floats, rng: np.random.Generator
 ) -> float:
-    """Deposit a hadron's shower; return the energy that leaves the calorimeter.
-
-    Reference:
-        Groom, "Energy flow in a hadronic cascade", arXiv:physics/0605164: electromagnetic fraction 1 - (E / 1 GeV)^-0.18.
-    """
-    mean_em = min(max(1 - max(energy_gev, 1.0) ** -0.18, 0.02), 0.9)
-    width = 0.18 / (1 + 0.08 * math.log1p(energy_gev))
-    concentration = max(mean_em * (1 - mean_em) / width**2 - 1, 0.3)
+    """Deposit a hadron's shower; return the energy that leaves the calorimeter."""
+    mean_em, concentration = _electromagnetic_fraction(energy_gev)
     em_fraction = rng.beta(mean_em * concentration, (1 - mean_em) * concentration)
-    scale = em_fraction + (1 - em_fraction) / detector.e_over_h
-    upstream = 0.25 * detector.material_scale * math.cosh(min(abs(axis[0]), 1.5))
-    mean_visible = energy_gev * scale * transmission(axis[0], detector.material_scale) - upstream
-    visible = _smear(mean_visible, 0.45, 0.04, rng)
+    visible = _smear(_hadronic_signal(axis[0], energy_gev, em_fraction, detector), HADRONIC_STOCHASTIC, HADRONIC_CONSTANT, rng)
     leaked = 0.0
     if rng.random() < 1 - math.exp(-energy_gev / 3000.0):
         leaked = rng.uniform(0.1, 0.5) * visible

@@ -35,11 +35,31 @@ COMMON_SETTINGS = (
     "ParticleDecays:limitTau0 = on",
     "ParticleDecays:tau0Max = 10",
 )
+W_TO_QUARKS = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
 PROCESSES = {
     "dijet": ("HardQCD:all = on",),
-    "ttbar": ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on", "24:onMode = off", "24:onIfAny = 1 2 3 4 5"),
+    "ttbar": ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on", *W_TO_QUARKS),
+    "w_jet": ("WeakBosonAndParton:qqbar2Wg = on", "WeakBosonAndParton:qg2Wq = on", *W_TO_QUARKS),
+    "z_jet": (
+        "WeakBosonAndParton:qqbar2gmZg = on",
+        "WeakBosonAndParton:qg2gmZq = on",
+        "WeakZ0:gmZmode = 2",  # no virtual photon
+        "23:onMode = off",
+        "23:onIfAny = 1 2 3 4 5",
+    ),
+    "h_jet": (
+        "HiggsSM:gg2Hg(l:t) = on",
+        "HiggsSM:qg2Hq(l:t) = on",
+        "HiggsSM:qqbar2Hg(l:t) = on",
+        "25:onMode = off",
+        "25:onIfAny = 4 5",
+    ),
     "inelastic": ("SoftQCD:inelastic = on",),
     "non_diffractive": ("SoftQCD:nonDiffractive = on",),
+}
+SHOWERS: dict[str, tuple[str, ...]] = {
+    "simple": (),
+    "vincia": ("PartonShowers:model = 2", "Print:verbosity = 1"),  # its page of settings ignores Print:quiet
 }
 
 
@@ -76,10 +96,10 @@ class Events:
 
 
 def process_settings(sample: SampleConfig, config: GeneratorConfig) -> tuple[str, ...]:
-    """Return the Pythia settings of a sample: its process, its range of pT-hat, and what the user adds."""
+    """Return the Pythia settings of a sample: its process, its range of pT-hat, its shower, and what the user adds."""
     upper = -1.0 if sample.pthat_max_gev is None else sample.pthat_max_gev
     bounds = (f"PhaseSpace:pTHatMin = {sample.pthat_min_gev}", f"PhaseSpace:pTHatMax = {upper}")
-    return (*PROCESSES[sample.process], *bounds, *config.extra_settings)
+    return (*PROCESSES[sample.process], *bounds, *SHOWERS[sample.shower], *config.extra_settings)
 
 
 def pythia_seed(seed: int, stream: str, index: int = 0) -> int:

@@ -1,8 +1,9 @@
 """How does a jet ntuple look on disk?
 
-One TTree per jet radius, one entry per reconstructed jet, GeV and radians; the clusters of a jet are vectors that share the
-counter `nclus`. A file's bytes depend on its content alone: uproot would write a random UUID and the time of day, so the UUID
-is derived from the task's hash and the dates are fixed while a file is written.
+One TTree per jet radius and kind of constituents, one entry per reconstructed jet, GeV and radians; the constituents of a jet
+are vectors that share a counter: `clus_*` and `nclus` of topological clusters, `part_*` and `npart` of particle-flow objects.
+A file's bytes depend on its content alone: uproot would write a random UUID and the time of day, so the UUID is derived from
+the task's hash and the dates are fixed while a file is written.
 """
 
 import io
@@ -17,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distjet.run_directory import write_atomically
+from distjet.simulation import constituents
+from distjet.simulation.constituents import INDEX, Constituents
 from distjet.simulation.reconstruction import Columns, JetTable
-from distjet.simulation.samples import TREES
-from distjet.simulation.topoclusters import CLUSTER_FIELDS
 
 SCALAR_BRANCHES = {
     "runNumber": "i4",
@@ -61,6 +62,9 @@ SCALAR_BRANCHES = {
 }
 "Branches with one number per jet, and their numpy types."
 
+WHOLE_NUMBERS = (INDEX, "charge")
+"Fields of constituents that are stored as int32."
+
 COMPRESSION_LEVEL = 5
 ROOT_DATE_CODE = (2024 - 1995) << 26 | 1 << 22 | 1 << 17
 "1 January 2024, 00:00, as ROOT packs dates."
@@ -71,17 +75,15 @@ _writing = threading.Lock()
 def concatenate(tables: Sequence[JetTable]) -> JetTable:
     """Put the jets of several batches after one another."""
     columns = {name: np.concatenate([table.columns[name] for table in tables]) for name in tables[0].columns}
-    lengths = np.concatenate([np.diff(table.cluster_offsets) for table in tables])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return JetTable(columns, np.concatenate([table.clusters for table in tables]), offsets)
+    return JetTable(columns, constituents.join([table.constituents for table in tables]))
 
 
-def write_ntuple(path: Path, tables: dict[float, JetTable], identity: str) -> None:
+def write_ntuple(path: Path, tables: dict[str, JetTable], identity: str) -> None:
     """Write jets as ROOT trees; the file appears under its name when it is complete.
 
     Args:
         path: The file.
-        tables: Jets by radius, with all SCALAR_BRANCHES.
+        tables: Jets by the name of the tree, with all SCALAR_BRANCHES.
         identity: What the content is derived from; it becomes the file's UUID.
     """
     import uproot
@@ -90,8 +92,8 @@ def write_ntuple(path: Path, tables: dict[float, JetTable], identity: str) -> No
     buffer = io.BytesIO()
     options = {"compression": uproot.ZSTD(COMPRESSION_LEVEL), "uuid_function": lambda: file_uuid}
     with fixed_dates(), uproot.recreate(buffer, **options) as file:
-        for radius, table in tables.items():
-            _write_tree(file, TREES[radius], table)
+        for name, table in tables.items():
+            _write_tree(file, name, table)
         data = buffer.getvalue()
     write_atomically(path, data)
 
@@ -112,20 +114,23 @@ def fixed_dates() -> Iterator[None]:
 
 def _write_tree(file: Any, name: str, table: JetTable) -> None:
     branches = _typed(table.columns)
-    clusters = _ragged(table)
+    records = _ragged(table.constituents)
     types: dict[str, Any] = {key: values.dtype for key, values in branches.items()}
-    file.mktree(name, {**types, "clus": clusters.type.content})
-    file[name].extend({**branches, "clus": clusters})
+    prefix = table.constituents.prefix
+    file.mktree(name, {**types, prefix: records.type.content})
+    file[name].extend({**branches, prefix: records})
 
 
 def _typed(columns: Columns) -> dict[str, NDArray[np.generic]]:
     return {name: columns[name].astype(kind) for name, kind in SCALAR_BRANCHES.items()}
 
 
-def _ragged(table: JetTable) -> Any:
-    """View the clusters as a ragged record array, float32."""
+def _ragged(jets: Constituents) -> Any:
+    """View the constituents of jets as a ragged record array."""
     import awkward as ak
 
-    contents = [ak.contents.NumpyArray(np.ascontiguousarray(column)) for column in table.clusters.T]
-    records = ak.contents.RecordArray(contents, list(CLUSTER_FIELDS))
-    return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(table.cluster_offsets), records))
+    columns = zip(jets.fields, jets.values.T, strict=True)
+    typed = [column.astype(np.int32 if field in WHOLE_NUMBERS else np.float32) for field, column in columns]
+    contents = [ak.contents.NumpyArray(np.ascontiguousarray(column)) for column in typed]
+    records = ak.contents.RecordArray(contents, list(jets.fields))
+    return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(jets.offsets), records))

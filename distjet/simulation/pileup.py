@@ -9,6 +9,7 @@ The library also gives the mean and the rms of a collision's energy per cell, fr
 neighbouring bunch crossings follow.
 """
 
+import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from distjet.simulation import detector
 from distjet.simulation.detector import CELL_PHI, GRID, NUM_ETA, NUM_PHI, NUM_SAMPLINGS, PileupNoise
 from distjet.simulation.generator import PROCESSES, Particles, generate, pythia_seed, start_pythia
 from distjet.simulation.samples import LibraryTask, SharedSettings, entropy
-from distjet.simulation.tracks import BEAM_SPOT_MM, Tracks, from_primary_vertex, reconstruct_tracks
+from distjet.simulation.tracks import BEAM_SPOT_MM, EventTracks, Tracks, from_primary_vertex, reconstruct_tracks
 from distjet.storage import as_location, local_copy
 
 
@@ -59,15 +60,6 @@ class Overlay(NamedTuple):
     z_mm: Floats
     phi_cells: NDArray[np.int64]
     mirrored: NDArray[np.bool_]
-
-
-class PileupTracks(NamedTuple):
-    """Pileup tracks that are taken for tracks of the primary vertex, and where vertices would be found."""
-
-    pt_gev: Floats
-    eta: Floats
-    phi_rad: Floats
-    vertices_mm: Floats
 
 
 EMPTY_OVERLAY = Overlay(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0, np.bool_))
@@ -123,18 +115,27 @@ def add_deposits(library: Library, overlay: Overlay, energy: Floats) -> None:
     _add_deposits(library.cells, library.energy_gev, library.cell_offsets, overlay, energy)
 
 
-def primary_vertex_tracks(library: Library, overlay: Overlay, primary_z_mm: float) -> PileupTracks:
-    """Find the pileup tracks that point to the primary vertex, and the vertices of the pileup."""
-    offsets = library.tracks.offsets
-    lengths = np.diff(offsets)[overlay.collision]
+def overlay_tracks(library: Library, overlay: Overlay, primary_z_mm: float) -> EventTracks:
+    """Collect the tracks of the chosen collisions, turned and mirrored with them; the primary vertex is at `primary_z_mm`."""
+    tracks = library.tracks
+    lengths = np.diff(tracks.offsets)[overlay.collision]
     vertex = np.repeat(np.arange(len(lengths)), lengths)
-    rows = np.arange(len(vertex)) + np.repeat(offsets[overlay.collision] - np.cumsum(lengths) + lengths, lengths)
-    eta = np.where(overlay.mirrored[vertex], -1.0, 1.0) * library.tracks.eta[rows]
-    chosen = from_primary_vertex(overlay.z_mm[vertex] + library.tracks.dz_mm[rows] - primary_z_mm, eta)
-    rows, vertex = rows[chosen], vertex[chosen]
-    phi_rad = wrap_phi(library.tracks.phi_rad[rows] + overlay.phi_cells[vertex] * CELL_PHI)
-    found = library.tracks.makes_vertex()[overlay.collision]
-    return PileupTracks(library.tracks.pt_gev[rows], eta[chosen], phi_rad, overlay.z_mm[found])
+    rows = np.arange(len(vertex)) + np.repeat(tracks.offsets[overlay.collision] - np.cumsum(lengths) + lengths, lengths)
+    eta = np.where(overlay.mirrored[vertex], -1.0, 1.0) * tracks.eta[rows]
+    return EventTracks(
+        pt_gev=tracks.pt_gev[rows],
+        eta=eta,
+        phi_rad=wrap_phi(tracks.phi_rad[rows] + overlay.phi_cells[vertex] * CELL_PHI),
+        charge=tracks.charge[rows],
+        is_hadron=tracks.is_hadron[rows],
+        at_primary=from_primary_vertex(overlay.z_mm[vertex] + tracks.dz_mm[rows] - primary_z_mm, eta),
+        from_pileup=np.ones(len(rows), np.bool_),
+    )
+
+
+def pileup_vertices(library: Library, overlay: Overlay) -> Floats:
+    """Return the places in mm of the chosen collisions that have enough tracks for a vertex."""
+    return overlay.z_mm[library.tracks.makes_vertex()[overlay.collision]]
 
 
 def save_library(library: Library, path: Path) -> None:
@@ -150,7 +151,7 @@ def load_library(path: Path) -> Library:
     """Read a library."""
     with local_copy(path) as file, np.load(file) as content:
         fields = dict(content)
-    tracks = Tracks(*(fields[f"tracks_{name}"] for name in ("pt_gev", "eta", "phi_rad", "dz_mm", "offsets")))
+    tracks = Tracks(**{field.name: fields[f"tracks_{field.name}"] for field in dataclasses.fields(Tracks)})
     noise = PileupNoise(fields["noise_mean_gev"], fields["noise_rms_gev"])
     return Library(fields["cells"], fields["energy_gev"], fields["cell_offsets"], tracks, noise)
 
@@ -174,7 +175,8 @@ def _collisions(
 
 def _join(tracks: tuple[Tracks, ...]) -> Tracks:
     """Put the tracks of single collisions after one another."""
-    columns = {name: np.concatenate([getattr(part, name) for part in tracks]) for name in ("pt_gev", "eta", "phi_rad", "dz_mm")}
+    names = [field.name for field in dataclasses.fields(Tracks) if field.name != "offsets"]
+    columns = {name: np.concatenate([getattr(part, name) for part in tracks]) for name in names}
     offsets = np.concatenate([[0], np.cumsum([part.offsets[-1] for part in tracks])]).astype(np.int64)
     return Tracks(**columns, offsets=offsets)
 

@@ -1,8 +1,8 @@
 """What does the detector record of a batch of events?
 
 Event after event: pileup is chosen, deposits of the hard scatter and of the pileup are made on separate grids (their ratio is
-the true pileup fraction of a cluster), noise is added, clusters are built, tracks are found. The result is flat again.
-Clusters are rounded to float32 here, as they are stored, so that jets are sums of the stored clusters.
+the true pileup fraction of a cluster), noise is added, clusters are built, tracks are found, and particle-flow objects are made
+of both where jets of them are wanted. The result is flat again.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,22 @@ from numpy.typing import NDArray
 
 from distjet.physics.kinematics import Floats, to_cylindrical
 from distjet.simulation import detector, pileup, topoclusters
+from distjet.simulation.constituents import Constituents, collect, group_offsets
 from distjet.simulation.detector import GRID
 from distjet.simulation.generator import Particles
+from distjet.simulation.particle_flow import PARTICLE_FIELDS, particle_flow
 from distjet.simulation.pileup import Library, Overlay
-from distjet.simulation.samples import SharedSettings
-from distjet.simulation.tracks import BEAM_SPOT_MM, Tracks, count_vertices, from_primary_vertex, reconstruct_tracks
+from distjet.simulation.samples import Kind, SharedSettings
+from distjet.simulation.topoclusters import CLUSTER_FIELDS
+from distjet.simulation.tracks import (
+    BEAM_SPOT_MM,
+    EventTracks,
+    Tracks,
+    count_vertices,
+    from_primary_vertex,
+    join_tracks,
+    reconstruct_tracks,
+)
 
 
 class Objects(NamedTuple):
@@ -34,8 +45,7 @@ class Readout:
     """A batch of recorded events.
 
     Attributes:
-        clusters: Columns topoclusters.CLUSTER_FIELDS, shape (N, number of fields), float32.
-        cluster_offsets: Event e holds clusters cluster_offsets[e]:cluster_offsets[e + 1].
+        constituents: Topological clusters and particle-flow objects, in groups, one per event; those that are wanted.
         tracks: Tracks associated to the primary vertex; the weight is pT in GeV.
         segments: Muon segments; the weight is their number.
         mu: Mean number of collisions per crossing, shape (number of events,).
@@ -43,8 +53,7 @@ class Readout:
         num_vertices: Reconstructed vertices, shape (number of events,).
     """
 
-    clusters: NDArray[np.float32]
-    cluster_offsets: NDArray[np.int64]
+    constituents: dict[Kind, Constituents]
     tracks: Objects
     segments: Objects
     mu: Floats
@@ -84,16 +93,25 @@ class Detector:
             found, vertices = self._tracks(own_tracks, event, overlay)
             tracks.append(found)
             num_vertices.append(vertices)
-        pt_gev, eta, phi_rad = np.concatenate(tracks, axis=1)
         return Readout(
-            np.concatenate(clusters),
-            _offsets(clusters),
-            Objects(pt_gev, eta, phi_rad, _offsets([found.T for found in tracks])),
+            self._constituents(clusters, tracks),
+            _primary_tracks(tracks),
             self._segments(particles, leaked_gev),
             np.array(mu),
             np.array(num_pileup),
             np.array(num_vertices),
         )
+
+    def _constituents(self, clusters: list[Floats], tracks: list[EventTracks]) -> dict[Kind, Constituents]:
+        """Build the constituents that are wanted from the clusters and tracks of each event."""
+        wanted = self.settings.jets.constituents
+        made: dict[Kind, Constituents] = {}
+        if "topo" in wanted:
+            made["topo"] = collect("clus", CLUSTER_FIELDS, clusters)
+        if "pflow" in wanted:
+            flow = [particle_flow(*event, self.response) for event in zip(clusters, tracks, strict=True)]
+            made["pflow"] = collect("part", PARTICLE_FIELDS, flow)
+        return made
 
     def _draw_overlay(self, mu: float) -> Overlay:
         num_collisions = int(self.rng.poisson(mu))
@@ -101,9 +119,7 @@ class Detector:
             return pileup.EMPTY_OVERLAY
         return pileup.draw_overlay(self.library, num_collisions, self.rng)
 
-    def _clusters(
-        self, particles: Particles, event: int, crossing: tuple[Overlay, float], leaked_gev: Floats
-    ) -> NDArray[np.float32]:
+    def _clusters(self, particles: Particles, event: int, crossing: tuple[Overlay, float], leaked_gev: Floats) -> Floats:
         """Deposit, add noise and cluster one event; fills the event's part of `leaked_gev`."""
         overlay, mu = crossing
         rows = slice(particles.offsets[event], particles.offsets[event + 1])
@@ -129,19 +145,16 @@ class Detector:
         draws = self.rng.integers(0, 65536, measured.size, dtype=np.uint16)
         detector.add_noise(measured, draws, self.quantiles, noise.drawn_gev, noise.offset_gev)
         cells = topoclusters.Cells(measured, hard_scatter, from_pileup)
-        return topoclusters.find_clusters(cells, noise.expected_gev, self.thresholds).astype(np.float32)
+        return topoclusters.find_clusters(cells, noise.expected_gev, self.thresholds)
 
-    def _tracks(self, own: Tracks, event: int, overlay: Overlay) -> tuple[Floats, int]:
-        """Collect the primary vertex' tracks of one event, rows (pT, eta, phi), and count the vertices."""
+    def _tracks(self, own: Tracks, event: int, overlay: Overlay) -> tuple[EventTracks, int]:
+        """Collect the tracks of one event, those of the hard scatter first, and count the vertices."""
         primary_mm = self.rng.normal(0.0, BEAM_SPOT_MM)
-        rows = slice(own.offsets[event], own.offsets[event + 1])
-        chosen = from_primary_vertex(own.dz_mm[rows], own.eta[rows])
-        tracks = np.stack([own.pt_gev[rows], own.eta[rows], own.phi_rad[rows]])[:, chosen]
+        tracks = _hard_scatter_tracks(own, slice(own.offsets[event], own.offsets[event + 1]))
         vertices_mm = np.array([primary_mm]) if own.makes_vertex()[event] else np.empty(0)
         if self.library is not None and len(overlay.collision):
-            others = pileup.primary_vertex_tracks(self.library, overlay, primary_mm)
-            tracks = np.concatenate([tracks, np.stack([others.pt_gev, others.eta, others.phi_rad])], axis=1)
-            vertices_mm = np.concatenate([vertices_mm, others.vertices_mm])
+            tracks = join_tracks([tracks, pileup.overlay_tracks(self.library, overlay, primary_mm)])
+            vertices_mm = np.concatenate([vertices_mm, pileup.pileup_vertices(self.library, overlay)])
         return tracks, count_vertices(vertices_mm)
 
     def _segments(self, particles: Particles, leaked_gev: Floats) -> Objects:
@@ -151,5 +164,21 @@ class Detector:
         return Objects(number[seen].astype(np.float64), eta, phi_rad, np.searchsorted(seen, particles.offsets).astype(np.int64))
 
 
-def _offsets(parts: list[NDArray[np.float32]] | list[Floats]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+def _hard_scatter_tracks(own: Tracks, rows: slice) -> EventTracks:
+    """View rows of the hard scatters' tracks as those of one event."""
+    return EventTracks(
+        pt_gev=own.pt_gev[rows],
+        eta=own.eta[rows],
+        phi_rad=own.phi_rad[rows],
+        charge=own.charge[rows],
+        is_hadron=own.is_hadron[rows],
+        at_primary=from_primary_vertex(own.dz_mm[rows], own.eta[rows]),
+        from_pileup=np.zeros(rows.stop - rows.start, np.bool_),
+    )
+
+
+def _primary_tracks(events: list[EventTracks]) -> Objects:
+    """Put the tracks of the primary vertices of all events after one another."""
+    chosen = [tracks.select(tracks.at_primary) for tracks in events]
+    together = join_tracks(chosen)
+    return Objects(together.pt_gev, together.eta, together.phi_rad, group_offsets([tracks.pt_gev for tracks in chosen]))

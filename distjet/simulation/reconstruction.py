@@ -2,7 +2,8 @@
 
 Jets are built for a whole batch of events at once: FastJet clusters all events in one call, areas are computed once for all
 radii, and everything that belongs to a jet (tracks, segments, truth jet, parton) is found through pairs within a cone. Truth
-jets are made of the hard scatter's stable particles without muons and neutrinos. The columns are named as in the ntuple.
+jets are made of the hard scatter's stable particles without muons and neutrinos, and are the same for every kind of
+constituents; areas, the pileup density and the leading jets are those of the kind. The columns are named as in the ntuple.
 """
 
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from distjet.physics import clustering, kinematics
 from distjet.physics.areas import grid_median_rho, voronoi_areas
-from distjet.physics.clustering import Jets, select_groups
+from distjet.physics.clustering import Jets
 from distjet.physics.kinematics import Floats, sum_groups, to_cylindrical
+from distjet.simulation.constituents import Constituents
 from distjet.simulation.generator import Events, Particles
 from distjet.simulation.matching import (
     RECO_ISOLATION_IN_R,
@@ -27,7 +29,7 @@ from distjet.simulation.matching import (
     pairs_within,
 )
 from distjet.simulation.readout import Objects, Readout
-from distjet.simulation.samples import JetConfig
+from distjet.simulation.samples import JetConfig, tree_name
 from distjet.simulation.topoclusters import SAMPLING_FRACTIONS
 
 EVENT_RADIUS = 0.4
@@ -42,55 +44,48 @@ Columns = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class JetTable:
-    """Jets of one radius as they go into a tree.
+    """Jets of one tree.
 
     Attributes:
         columns: Arrays of shape (J,) by branch name.
-        clusters: Columns CLUSTER_FIELDS of the jets' clusters, jet after jet, shape (C, number of fields).
-        cluster_offsets: Jet j holds clusters cluster_offsets[j]:cluster_offsets[j + 1].
+        constituents: In groups, one per jet.
     """
 
     columns: Columns
-    clusters: NDArray[np.float32]
-    cluster_offsets: NDArray[np.int64]
+    constituents: Constituents
+
+    @property
+    def num_jets(self) -> int:
+        """Number of jets."""
+        return len(self.constituents.offsets) - 1
 
 
 class EventQuantities(NamedTuple):
-    """Columns of events (not jets), and the area of each cluster for each radius."""
+    """Columns of events (not jets), and the area of each constituent for each radius."""
 
     columns: Columns
     areas: Floats
 
 
-def reconstruct(events: Events, readout: Readout, config: JetConfig) -> dict[float, JetTable]:
-    """Reconstruct the jets of a batch of events, for every radius of the configuration."""
-    p4 = cluster_momenta(readout.clusters)
+def reconstruct(events: Events, readout: Readout, config: JetConfig) -> dict[str, JetTable]:
+    """Reconstruct the jets of a batch of events, for every tree of the configuration."""
     truth_p4, truth_offsets = _truth_particles(events.particles)
     radii = {EVENT_RADIUS, *config.radii}
     truth = {radius: clustering.cluster(truth_p4, truth_offsets, radius, config.min_truth_pt_gev) for radius in radii}
-    reco = {radius: clustering.cluster(p4, readout.cluster_offsets, radius, config.min_pt_gev) for radius in radii}
-    leading = {
-        "leading_truth_pt": mean_leading_pt(truth[EVENT_RADIUS], 1),
-        "leading_jets_pt": mean_leading_pt(reco[EVENT_RADIUS], NUM_LEADING_JETS),
-    }
-    event = EventQuantities(
-        _event_columns(events, readout, _rho(p4, readout, config)) | leading,
-        voronoi_areas(readout.clusters[:, 1], readout.clusters[:, 2], readout.cluster_offsets, config.radii),
-    )
     tables = {}
-    for number, radius in enumerate(config.radii):
-        jets = reco[radius]
-        columns = _jet_columns(jets, event.areas[:, number], readout, radius)
-        columns |= _truth_columns(jets, truth[radius], events.partons, radius)
-        columns |= {name: values[_event_of(jets)] for name, values in event.columns.items()}
-        tables[radius] = _keep(JetTable(columns, *_constituents(jets, readout)), config)
+    for kind in config.constituents:
+        constituents = readout.constituents[kind]
+        p4 = constituents.momenta()
+        reco = {radius: clustering.cluster(p4, constituents.offsets, radius, config.min_pt_gev) for radius in radii}
+        event = _event_quantities(events, readout, constituents, (truth[EVENT_RADIUS], reco[EVENT_RADIUS]), config)
+        for number, radius in enumerate(config.radii):
+            jets = reco[radius]
+            own = constituents.regroup(jets.constituents, jets.constituent_offsets)
+            columns = _jet_columns(jets, own, event.areas[jets.constituents, number], readout, radius)
+            columns |= _truth_columns(jets, truth[radius], events.partons, radius)
+            columns |= {name: values[_event_of(jets)] for name, values in event.columns.items()}
+            tables[tree_name(radius, kind)] = _keep(JetTable(columns, own), config)
     return tables
-
-
-def cluster_momenta(clusters: NDArray[np.float32]) -> Floats:
-    """Four-vectors in GeV of massless clusters from their energies and directions as stored, shape (N, 4), float64."""
-    energy, eta, phi_rad = clusters[:, :3].astype(np.float64).T
-    return kinematics.to_cartesian(energy / np.cosh(eta), eta, phi_rad)
 
 
 def _truth_particles(particles: Particles) -> tuple[Floats, NDArray[np.int64]]:
@@ -99,11 +94,29 @@ def _truth_particles(particles: Particles) -> tuple[Floats, NDArray[np.int64]]:
     return particles.p4[visible], np.searchsorted(visible, particles.offsets).astype(np.int64)
 
 
-def _rho(p4: Floats, readout: Readout, config: JetConfig) -> Floats:
-    """Pileup density of each event from its clusters."""
-    offsets = readout.cluster_offsets
+def _event_quantities(
+    events: Events, readout: Readout, constituents: Constituents, leading: tuple[Jets, Jets], config: JetConfig
+) -> EventQuantities:
+    """Collect what all jets of an event share; `leading` are its truth and reconstructed jets of EVENT_RADIUS."""
+    columns: Columns = {
+        "event": np.arange(len(events.weight)),
+        "weight": events.weight,
+        "averageInteractionsPerCrossing": readout.mu,
+        "nPUtrue": readout.num_pileup,
+        "NPV": readout.num_vertices,
+        "rho": _rho(constituents, config),
+        "pthat": events.pthat_gev,
+        "leading_truth_pt": mean_leading_pt(leading[0], 1),
+        "leading_jets_pt": mean_leading_pt(leading[1], NUM_LEADING_JETS),
+    }
+    return EventQuantities(columns, voronoi_areas(constituents["eta"], constituents["phi"], constituents.offsets, config.radii))
+
+
+def _rho(constituents: Constituents, config: JetConfig) -> Floats:
+    """Pileup density of each event from its constituents."""
+    p4, offsets = constituents.momenta(), constituents.offsets
     if config.rho == "grid_median":
-        return grid_median_rho(kinematics.pt(p4), readout.clusters[:, 1], readout.clusters[:, 2], offsets)
+        return grid_median_rho(kinematics.pt(p4), constituents["eta"], constituents["phi"], offsets)
     return np.array([clustering.kt_median_rho(p4[first:last]) for first, last in pairwise(offsets)])
 
 
@@ -115,23 +128,11 @@ def mean_leading_pt(jets: Jets, num_leading: int) -> Floats:
     return total / np.maximum(np.bincount(event, minlength=num_events), 1)
 
 
-def _event_columns(events: Events, readout: Readout, rho: Floats) -> Columns:
-    return {
-        "event": np.arange(len(events.weight)),
-        "weight": events.weight,
-        "averageInteractionsPerCrossing": readout.mu,
-        "nPUtrue": readout.num_pileup,
-        "NPV": readout.num_vertices,
-        "rho": rho,
-        "pthat": events.pthat_gev,
-    }
-
-
-def _jet_columns(jets: Jets, areas: Floats, readout: Readout, radius: float) -> Columns:
+def _jet_columns(jets: Jets, constituents: Constituents, areas: Floats, readout: Readout, radius: float) -> Columns:
+    """Columns of the jets from their constituents, of which `areas` holds the areas; tracks have no energy in a sampling."""
     pt_gev, eta, phi_rad, mass_gev = to_cylindrical(jets.p4)
     axes = Axes(eta, phi_rad, jets.event_offsets)
-    clusters = readout.clusters[jets.constituents].astype(np.float64)
-    samplings = sum_groups(clusters[:, :1] * clusters[:, SAMPLING_FRACTIONS], jets.constituent_offsets)
+    samplings = [sum_groups(constituents["E"] * constituents[name], constituents.offsets) for name in SAMPLING_FRACTIONS]
     return {
         "jet_index": _rank(jets),
         "jet_pt": pt_gev,
@@ -139,9 +140,9 @@ def _jet_columns(jets: Jets, areas: Floats, readout: Readout, radius: float) -> 
         "jet_phi": phi_rad,
         "jet_m": mass_gev,
         "jet_E": jets.p4[:, 3],
-        "jet_area": sum_groups(areas[jets.constituents], jets.constituent_offsets),
+        "jet_area": sum_groups(areas, constituents.offsets),
         "jet_DetectorEta": eta,
-        **{f"jet_EnergyPerSampling{k}": samplings[:, k] for k in range(3)},
+        **{f"jet_EnergyPerSampling{k}": energy_gev for k, energy_gev in enumerate(samplings)},
         **_track_columns(axes, pt_gev, readout.tracks, radius),
         "jet_GhostMuonSegmentCount": _segment_count(axes, readout.segments, radius),
         "jet_isIsolated": is_isolated(axes, pt_gev, RECO_ISOLATION_IN_R * radius),
@@ -205,10 +206,6 @@ def _rank(jets: Jets) -> NDArray[np.int64]:
     return np.arange(jets.num_jets) - jets.event_offsets[_event_of(jets)]
 
 
-def _constituents(jets: Jets, readout: Readout) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    return readout.clusters[jets.constituents], jets.constituent_offsets
-
-
 def _keep(table: JetTable, config: JetConfig) -> JetTable:
     """Drop the jets that the configuration does not ask for; jet_index keeps the rank among all jets."""
     wanted = np.abs(table.columns["jet_eta"].astype(np.float64)) < config.max_abs_eta
@@ -216,4 +213,4 @@ def _keep(table: JetTable, config: JetConfig) -> JetTable:
         wanted &= table.columns["jet_isTruthMatched"].astype(np.bool_)
     chosen = np.flatnonzero(wanted)
     columns = {name: values[chosen] for name, values in table.columns.items()}
-    return JetTable(columns, *select_groups(table.clusters, table.cluster_offsets, chosen))
+    return JetTable(columns, table.constituents.select(chosen))

@@ -15,11 +15,14 @@ from distjet.config import Config
 from distjet.run_directory import identity_hash
 from distjet.storage import Location
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 "Part of every task's hash: raise it when the simulation changes what it writes, so that old files are made anew."
 
-TREES = {0.2: "AntiKt2EMTopoJets", 0.4: "AntiKt4EMTopoJets", 1.0: "AntiKt10EMTopoJets"}
-"Tree names by jet radius."
+RADII = (0.2, 0.4, 1.0)
+"Jet radii that a tree can have."
+
+Kind = Literal["topo", "pflow"]
+"What jets are made of: topological clusters, or particle-flow objects."
 
 LIBRARY_DIRECTORY = "pileup"
 "Where the library of pileup collisions lies, beside the samples."
@@ -28,14 +31,16 @@ FIRST_CHANNEL_NUMBER = 800000
 "mcChannelNumber of run number 0; a channel stands for one sample."
 
 Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class SampleConfig(Config):
     """One process in one range of pT-hat."""
 
-    process: Literal["dijet", "ttbar"] = "dijet"
-    "Hard process: QCD dijets, or top pairs whose W bosons decay to quarks."
+    process: Literal["dijet", "ttbar", "w_jet", "z_jet", "h_jet"] = "dijet"
+    "Hard process: QCD dijets; top pairs; a W, Z or Higgs boson with a jet. W and Z decay to quarks, the Higgs boson to b or c."
+    shower: Literal["simple", "vincia"] = "simple"
+    "Parton shower: Pythia's own, or Vincia's antennae, another model of the same physics (eight times slower)."
     pthat_min_gev: Positive
     "Lower edge of the transverse momentum of the hard process, GeV; QCD diverges towards 0."
     pthat_max_gev: Positive | None = None
@@ -64,7 +69,7 @@ class GeneratorConfig(Config):
 class PileupConfig(Config):
     """Simultaneous proton-proton collisions."""
 
-    mu: tuple[Fraction, Fraction] = (10.0, 70.0)
+    mu: tuple[NonNegative, NonNegative] = (10.0, 70.0)
     "Range of the mean number of collisions per crossing, drawn uniformly for each event; equal numbers fix it, 0 is none."
     library_events: Annotated[int, Field(ge=10)] = 4000
     "Inelastic collisions made once and reused with random rotations (128) and reflections (2); 4000 take about 10 s."
@@ -72,7 +77,7 @@ class PileupConfig(Config):
     "Kind of the collisions; non_diffractive leaves out the quieter quarter of them and starts four seconds sooner."
     out_of_time_subtraction: Annotated[float, Field(ge=0, le=1)] = 0.9
     "Share of the mean pileup energy per cell that the pulse shape removes through earlier crossings (bipolar shaping)."
-    out_of_time_noise: Fraction = 0.5
+    out_of_time_noise: NonNegative = 0.5
     "Noise from neighbouring crossings, in units of the in-time pileup fluctuation of a cell."
 
     @model_validator(mode="after")
@@ -87,7 +92,7 @@ class DetectorConfig(Config):
 
     e_over_h: Positive = 1.6
     "Ratio of the electromagnetic to the hadronic response: 1 compensates, above 1 hadrons are measured too low."
-    material_scale: Fraction = 1.0
+    material_scale: NonNegative = 1.0
     "Amount of dead material in front of and between the calorimeters, relative to the default."
     noise_scale: Positive = 1.0
     "Electronic noise relative to 35, 50 and 60 MeV per cell in the three samplings."
@@ -103,9 +108,12 @@ class JetConfig(Config):
     """Which jets are reconstructed and kept."""
 
     radii: tuple[float, ...] = (0.2, 0.4)
-    "Radii of the anti-kT jets, out of 0.2, 0.4 and 1.0; each is one tree."
-    min_pt_gev: Positive = 5.0
-    "Reconstructed jets below this transverse momentum (constituent scale, GeV) are dropped."
+    "Radii of the anti-kT jets, out of 0.2, 0.4 and 1.0; each is one tree of every kind of constituents."
+    constituents: tuple[Kind, ...] = ("topo",)
+    "What jets are made of: topo (topological clusters), pflow (tracks, and what they leave of the clusters), or both."
+    min_pt_gev: NonNegative = 5.0
+    """Reconstructed jets below this transverse momentum (constituent scale, GeV) are dropped. With 0 (and max_abs_eta: 5) each
+    tree holds every constituent of every event exactly once."""
     min_truth_pt_gev: Positive = 5.0
     "Truth jets below this transverse momentum, GeV, are not used for matching."
     max_abs_eta: Positive = 4.5
@@ -117,8 +125,14 @@ class JetConfig(Config):
 
     @model_validator(mode="after")
     def _radii(self) -> "JetConfig":
-        if not self.radii or len(set(self.radii)) != len(self.radii) or not set(self.radii) <= set(TREES):
-            raise ValueError(f"radii must be one or more of {list(TREES)}, each once (got {list(self.radii)})")
+        if not self.radii or len(set(self.radii)) != len(self.radii) or not set(self.radii) <= set(RADII):
+            raise ValueError(f"radii must be one or more of {list(RADII)}, each once (got {list(self.radii)})")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds(self) -> "JetConfig":
+        if not self.constituents or len(set(self.constituents)) != len(self.constituents):
+            raise ValueError(f"constituents must be topo, pflow or both, each once (got {list(self.constituents)})")
         return self
 
 
@@ -162,6 +176,16 @@ class SimulateConfig(SharedSettings):
     def settings(self) -> dict[str, Any]:
         """Return what all samples share, as plain values; a sample's files do not depend on the other samples."""
         return {key: value for key, value in self.identity().items() if key != "samples"}
+
+
+def tree_name(radius: float, kind: Kind) -> str:
+    """Name the tree of a kind of jets.
+
+    Example:
+        >>> tree_name(0.4, "pflow")
+        'AntiKt4EMPFlowJets'
+    """
+    return f"AntiKt{round(10 * radius)}EM{'Topo' if kind == 'topo' else 'PFlow'}Jets"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from distjet.simulation.readout import Detector
 from distjet.simulation.reconstruction import JetTable, reconstruct
 from distjet.simulation.samples import (
     FIRST_CHANNEL_NUMBER,
-    TREES,
     CrossSectionTask,
     FileTask,
     SampleConfig,
@@ -117,7 +116,7 @@ def simulate_file(task: FileTask) -> dict[str, Any]:
     """Simulate and write one file and its record; return the record."""
     settings = SharedSettings.model_validate(task.settings)
     batches = list(simulate_batches(task, settings))
-    tables = {radius: concatenate([batch[0][radius] for batch in batches]) for radius in settings.jets.radii}
+    tables = {tree: concatenate([batch[0][tree] for batch in batches]) for tree in batches[0][0]}
     path = as_location(task.path)
     write_ntuple(path, tables, task.identity())
     record = {
@@ -127,14 +126,14 @@ def simulate_file(task: FileTask) -> dict[str, Any]:
         "size_bytes": path.stat().st_size,
         "num_events": task.num_events,
         "sum_of_weights_pb": float(sum(batch[1] for batch in batches)),
-        "num_jets": {TREES[radius]: len(table.cluster_offsets) - 1 for radius, table in tables.items()},
+        "num_jets": {tree: table.num_jets for tree, table in tables.items()},
     }
     write_json(path.with_suffix(".json"), record)
     return record
 
 
-def simulate_batches(task: FileTask, settings: SharedSettings) -> Iterator[tuple[dict[float, JetTable], float]]:
-    """Generate and reconstruct a file's events in batches; yield jets by radius and the batch's sum of weights in pb."""
+def simulate_batches(task: FileTask, settings: SharedSettings) -> Iterator[tuple[dict[str, JetTable], float]]:
+    """Generate and reconstruct a file's events in batches; yield the jets of each tree and the batch's sum of weights in pb."""
     sample = SampleConfig.model_validate(task.sample_config)
     seed = pythia_seed(settings.seed, task.sample, task.index)
     pythia = start_pythia(process_settings(sample, settings.generator), settings.generator.ecm_gev, seed)
@@ -144,7 +143,7 @@ def simulate_batches(task: FileTask, settings: SharedSettings) -> Iterator[tuple
     event_number = task.first_event
     for events in generate(pythia, task.num_events):
         tables = reconstruct(events, detector.record(events.particles), settings.jets)
-        yield {radius: _identified(table, task, event_number) for radius, table in tables.items()}, _weight(events, task)
+        yield {tree: _identified(table, task, event_number) for tree, table in tables.items()}, _weight(events, task)
         event_number += events.particles.num_events
 
 
@@ -160,7 +159,7 @@ def _identified(table: JetTable, task: FileTask, first_event: int) -> JetTable:
     columns["runNumber"] = np.full(len(event), task.run_number)
     columns["mcChannelNumber"] = np.full(len(event), FIRST_CHANNEL_NUMBER + task.run_number)
     columns["mcEventWeight"] = weight * task.weight_pb
-    return JetTable(columns, table.clusters, table.cluster_offsets)
+    return JetTable(columns, table.constituents)
 
 
 def check_arrived(path: Path, size_bytes: int) -> None:
@@ -194,6 +193,7 @@ def summarise(config: SimulateConfig, cross_sections_pb: dict[str, float], recor
         own = sorted((record for record in records if record["sample"] == name), key=lambda record: record["file"])
         summary[name] = {
             "process": sample.process,
+            "shower": sample.shower,
             "pthat_min_gev": sample.pthat_min_gev,
             "pthat_max_gev": sample.pthat_max_gev,
             "cross_section_pb": cross_sections_pb[name],

@@ -44,7 +44,8 @@ CLUSTER_FIELDS = (
     "fPU",
 )
 "Columns of `find_clusters`."
-SAMPLING_FRACTIONS = slice(3, 6)
+SAMPLING_FRACTIONS = ("fEM", "fHAD1", "fHAD2")
+"Those of them that are shares of the energy."
 
 
 class Thresholds(NamedTuple):

@@ -5,7 +5,9 @@ primary vertex if |z0 - z| sin(theta) < 2 mm; the primary vertex is that of the 
 a vertex, and vertices nearer than 0.7 mm are seen as one, so the number found grows slower than the pileup.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ MAX_ABS_ETA = 2.5
 BEAM_SPOT_MM = 40.0
 "Spread of the collisions along the beam."
 ASSOCIATION_MM = 2.0
+LEPTONS = (11, 13, 15)
 MIN_VERTEX_TRACKS = 2
 MERGE_DISTANCE_MM = 0.7
 
@@ -31,6 +34,8 @@ class Tracks:
         eta: Pseudorapidity, shape (T,).
         phi_rad: Azimuth, shape (T,).
         dz_mm: Measured distance to the true vertex along the beam, shape (T,).
+        charge: Charge in units of the positron's, shape (T,).
+        is_hadron: Whether it is a hadron's, not an electron's or a muon's (these are identified), shape (T,).
         offsets: Shape (number of collisions + 1,).
     """
 
@@ -38,11 +43,44 @@ class Tracks:
     eta: Floats
     phi_rad: Floats
     dz_mm: Floats
+    charge: Floats
+    is_hadron: NDArray[np.bool_]
     offsets: NDArray[np.int64]
 
     def makes_vertex(self) -> NDArray[np.bool_]:
         """Whether each collision has enough tracks for a vertex, shape (number of collisions,)."""
         return np.diff(self.offsets) >= MIN_VERTEX_TRACKS
+
+
+class EventTracks(NamedTuple):
+    """All tracks of one event, those of pileup included; arrays of shape (T,).
+
+    Attributes:
+        pt_gev: Transverse momentum.
+        eta: Pseudorapidity.
+        phi_rad: Azimuth.
+        charge: Charge in units of the positron's.
+        is_hadron: Whether it is a hadron's.
+        at_primary: Whether it points to the primary vertex, as measured.
+        from_pileup: Whether it is pileup's, in truth.
+    """
+
+    pt_gev: Floats
+    eta: Floats
+    phi_rad: Floats
+    charge: Floats
+    is_hadron: NDArray[np.bool_]
+    at_primary: NDArray[np.bool_]
+    from_pileup: NDArray[np.bool_]
+
+    def select(self, chosen: NDArray[np.generic]) -> "EventTracks":
+        """Pick some of the tracks, by a mask or by their numbers."""
+        return EventTracks(*(column[chosen] for column in self))
+
+
+def join_tracks(parts: Sequence[EventTracks]) -> EventTracks:
+    """Put tracks after one another."""
+    return EventTracks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def reconstruct_tracks(particles: Particles, rng: np.random.Generator) -> Tracks:
@@ -57,7 +95,9 @@ def reconstruct_tracks(particles: Particles, rng: np.random.Generator) -> Tracks
     dz_mm = rng.normal(0, np.sqrt(0.05**2 + (0.2 / pt_gev) ** 2 * np.cosh(eta)))
     angles = rng.normal(0, 5e-4, (2, len(found)))
     offsets = np.searchsorted(found, particles.offsets).astype(np.int64)
-    return Tracks(measured_pt_gev, eta + angles[0], wrap_phi(phi_rad + angles[1]), dz_mm, offsets)
+    directions = eta + angles[0], wrap_phi(phi_rad + angles[1])
+    is_hadron = ~np.isin(np.abs(particles.pdg[found]), LEPTONS)
+    return Tracks(measured_pt_gev, *directions, dz_mm, particles.charge[found].astype(np.float64), is_hadron, offsets)
 
 
 def from_primary_vertex(dz_mm: Floats, eta: Floats) -> NDArray[np.bool_]:

@@ -58,6 +58,11 @@ def random_ntuple(num_events: int, seed: int, first_event: int = 0) -> dict[str,
     }  # fmt: skip
     for name in ("rho", "pthat", "jet_area", "jet_TrackWidthPt1000", "jet_fCharged"):
         jets[name] = rng.uniform(0, 1, num_jets).astype(np.float32)
+    jets["jet_DetectorEta"] = eta
+    jets["jet_GhostMuonSegmentCount"] = rng.poisson(0.2, num_jets).astype(np.int32)
+    for sampling, highest in enumerate((0.6, 0.3)):
+        share = rng.uniform(0, highest, num_jets)
+        jets[f"jet_EnergyPerSampling{sampling}"] = (share * np.hypot(pt * np.cosh(eta), mass)).astype(np.float32)
     return jets | {"clus": ak.zip({name: ak.unflatten(values, counts) for name, values in clusters.items()})}
 
 

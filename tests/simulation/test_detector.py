@@ -90,6 +90,14 @@ def test_no_particle_is_measured_far_above_its_energy(pdg, energy_gev, eta):
     assert grid.sum() <= energy_gev + fluctuation
 
 
+@pytest.mark.parametrize(("energy_gev", "eta"), [(5.0, 0.3), (30.0, 0.3), (30.0, -1.45)])
+def test_expected_signal_is_that_of_the_showers(energy_gev, eta):
+    signals = [simulate(KAON_LONG, energy_gev, eta, num=1, seed=seed)[0].sum() for seed in range(1500)]
+    mean, spread = detector.expected_hadronic_signal(eta, energy_gev, DEFAULT)
+    assert np.mean(signals) == pytest.approx(mean, rel=0.02)
+    assert np.std(signals) == pytest.approx(spread, rel=0.08)
+
+
 def test_azimuth_is_periodic():
     reference, _ = simulate(KAON_LONG, 50.0, phi=0.4)
     for turn in (1, 60, 127):

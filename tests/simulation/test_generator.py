@@ -1,9 +1,11 @@
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from distjet.errors import UserError
+from distjet.physics.kinematics import mass, pt
 from distjet.simulation.generator import (
     PROCESSES,
     charges,
@@ -102,6 +104,33 @@ def test_top_pairs_decay_to_quarks():
     flavours = np.abs(batch.partons.pdg)
     assert np.all(np.add.reduceat(flavours == 5, batch.partons.offsets[:-1]) >= 2)
     assert np.all(np.diff(batch.partons.offsets) >= 6)
+
+
+@pytest.mark.parametrize(
+    ("process", "mass_gev", "quarks"), [("w_jet", 80.4, range(1, 6)), ("z_jet", 91.2, range(1, 6)), ("h_jet", 125.0, (4, 5))]
+)
+def test_bosons_decay_to_quarks(process, mass_gev, quarks):
+    sample = SampleConfig(process=process, pthat_min_gev=300, num_events=1)
+    batch = next(generate(start_pythia(process_settings(sample, GeneratorConfig()), 13600.0, 5), 20))
+    partons = batch.partons
+    np.testing.assert_array_equal(np.diff(partons.offsets), 3)  # the recoil, and two from the decay
+    decays = partons.p4.reshape(-1, 3, 4)[:, 1:]
+    assert set(np.abs(partons.pdg.reshape(-1, 3)[:, 1:]).ravel().tolist()) <= set(quarks)
+    assert np.median(mass(decays.sum(axis=1))) == pytest.approx(mass_gev, rel=0.03)
+    assert np.median(pt(decays.sum(axis=1))) > 290
+
+
+def test_vincia_is_another_shower_of_the_same_process():
+    samples = [SampleConfig(pthat_min_gev=60, pthat_max_gev=160, num_events=1, shower=name) for name in ("simple", "vincia")]
+    config = GeneratorConfig(extra_settings=("PartonLevel:MPI = off",), cross_section_trials=4000)
+    sections = [cross_section_pb(sample, config, 3) for sample in samples]
+    assert sections[1] == pytest.approx(sections[0], rel=0.05)
+    simple, vincia = (
+        next(generate(start_pythia(process_settings(sample, config), 13600.0, 5), 20)).particles for sample in samples
+    )
+    assert simple.p4.shape != vincia.p4.shape
+    for first, last in pairwise(vincia.offsets):
+        np.testing.assert_allclose(vincia.p4[first:last].sum(axis=0), [0, 0, 0, 13600], atol=0.5)
 
 
 def test_unknown_setting_is_named():

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 import uproot
 
+from distjet.execution import in_process
 from distjet.simulation import ntuple
+from distjet.simulation.constituents import Constituents
 from distjet.simulation.ntuple import SCALAR_BRANCHES, concatenate, fixed_dates, write_ntuple
 from distjet.simulation.reconstruction import JetTable
+from distjet.simulation.simulate import simulate
 from distjet.simulation.topoclusters import CLUSTER_FIELDS
+
+from .conftest import small_config
 
 # Written out a second time on purpose: readers depend on these names and types.
 CONTRACT = {
@@ -26,8 +31,13 @@ CONTRACT = {
     "truthjet_flavour": "int32_t", "nclus": "int32_t", "clus_E": "float[]", "clus_eta": "float[]", "clus_phi": "float[]",
     "clus_fEM": "float[]", "clus_fHAD1": "float[]", "clus_fHAD2": "float[]", "clus_lambda": "float[]", "clus_r2": "float[]",
     "clus_density": "float[]", "clus_significance": "float[]", "clus_ncell": "float[]", "clus_emaxfrac": "float[]",
-    "clus_fPU": "float[]",
+    "clus_fPU": "float[]", "clus_index": "int32_t[]",
 }  # fmt: skip
+OF_PARTICLES = {
+    "npart": "int32_t", "part_pt": "float[]", "part_charge": "int32_t[]", "part_index": "int32_t[]",
+    **{name.replace("clus", "part"): kind for name, kind in CONTRACT.items() if name.startswith("clus_")},
+}  # fmt: skip
+FIELDS = (*CLUSTER_FIELDS, "index")
 
 
 def random_table(lengths, seed=1):
@@ -35,8 +45,10 @@ def random_table(lengths, seed=1):
     columns = {name: rng.integers(0, 2, len(lengths)).astype(kind) for name, kind in SCALAR_BRANCHES.items()}
     columns["mcEventWeight"] = rng.random(len(lengths))
     columns["eventNumber"] = rng.integers(2**40, 2**41, len(lengths))
-    clusters = rng.random((sum(lengths), len(CLUSTER_FIELDS))).astype(np.float32)
-    return JetTable(columns, clusters, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    clusters = rng.random((sum(lengths), len(FIELDS))).astype(np.float32)
+    clusters[:, -1] = np.arange(len(clusters))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return JetTable(columns, Constituents("clus", FIELDS, clusters, offsets))
 
 
 def digest(path):
@@ -51,21 +63,31 @@ def test_branches_are_those_of_the_contract(small_run):
             assert {branch.name: branch.typename for branch in tree.branches} == CONTRACT
 
 
+def test_branches_of_particle_flow_jets(tmp_path):
+    samples = {"dijet_JZ2": {"pthat_min_gev": 60, "num_events": 2}}
+    config = small_config(tmp_path, samples=samples, jets={"radii": [0.4], "constituents": ["pflow", "topo"]})
+    summary = simulate(config, in_process)
+    jet = {name: kind for name, kind in CONTRACT.items() if not name.startswith(("clus_", "nclus"))}
+    with uproot.open(config.output / summary["dijet_JZ2"]["files"][0]) as file:
+        found = {tree.name: {branch.name: branch.typename for branch in tree.branches} for tree in file.values()}
+    assert found == {"AntiKt4EMPFlowJets": jet | OF_PARTICLES, "AntiKt4EMTopoJets": CONTRACT}
+
+
 @pytest.mark.parametrize("lengths", [[3, 0, 5], [], [0]])
 def test_round_trip(tmp_path, lengths):
     table = random_table(lengths)
-    write_ntuple(tmp_path / "jets.root", {0.4: table}, "hash")
+    write_ntuple(tmp_path / "jets.root", {"AntiKt4EMTopoJets": table}, "hash")
     with uproot.open(tmp_path / "jets.root") as file:
         content = file["AntiKt4EMTopoJets"].arrays()
     for name, values in table.columns.items():
         np.testing.assert_array_equal(content[name], values)
-    for number, name in enumerate(CLUSTER_FIELDS):
+    for name in FIELDS:
         assert ak.num(content[f"clus_{name}"]).tolist() == lengths == content["nclus"].tolist()
-        np.testing.assert_array_equal(ak.flatten(content[f"clus_{name}"]), table.clusters[:, number])
+        np.testing.assert_array_equal(ak.flatten(content[f"clus_{name}"]), table.constituents[name])
 
 
 def test_bytes_depend_on_content_and_identity_alone(tmp_path, monkeypatch):
-    table = {0.2: random_table([2, 1])}
+    table = {"AntiKt2EMTopoJets": random_table([2, 1])}
     write_ntuple(tmp_path / "a.root", table, "hash")
     monkeypatch.setattr("time.time", lambda: 4e9)
     write_ntuple(tmp_path / "b.root", table, "hash")
@@ -85,13 +107,13 @@ def test_dates_are_fixed_only_while_writing():
 def test_concatenation_keeps_the_jets_clusters():
     first, second = random_table([2, 3], 1), random_table([0, 4], 2)
     both = concatenate([first, second])
-    np.testing.assert_array_equal(both.cluster_offsets, [0, 2, 5, 5, 9])
-    np.testing.assert_array_equal(both.clusters[5:], second.clusters)
+    np.testing.assert_array_equal(both.constituents.offsets, [0, 2, 5, 5, 9])
+    np.testing.assert_array_equal(both.constituents.values[5:], second.constituents.values)
     np.testing.assert_array_equal(both.columns["eventNumber"][2:], second.columns["eventNumber"])
 
 
 def test_no_partial_file_remains_when_writing_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(ntuple, "_write_tree", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_ntuple(tmp_path / "jets.root", {0.2: random_table([1])}, "hash")
+        write_ntuple(tmp_path / "jets.root", {"AntiKt2EMTopoJets": random_table([1])}, "hash")
     assert list(tmp_path.iterdir()) == []

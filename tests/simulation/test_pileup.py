@@ -12,7 +12,15 @@ from distjet.simulation.detector import (
     gaussian_quantiles,
     noise_terms,
 )
-from distjet.simulation.pileup import Overlay, add_deposits, draw_overlay, load_library, primary_vertex_tracks, save_library
+from distjet.simulation.pileup import (
+    Overlay,
+    add_deposits,
+    draw_overlay,
+    load_library,
+    overlay_tracks,
+    pileup_vertices,
+    save_library,
+)
 from distjet.simulation.samples import DetectorConfig
 
 
@@ -68,8 +76,8 @@ def test_expected_noise_is_the_rms_of_cells_in_empty_crossings(library, out_of_t
 
 
 def test_tracks_turn_with_the_deposits(library, busiest):
-    straight = primary_vertex_tracks(library, overlay(busiest, [0, 0], [False] * 2), 0.0)
-    turned = primary_vertex_tracks(library, overlay(busiest, [NUM_PHI // 2] * 2, [True] * 2), 0.0)
+    straight = overlay_tracks(library, overlay(busiest, [0, 0], [False] * 2), 0.0)
+    turned = overlay_tracks(library, overlay(busiest, [NUM_PHI // 2] * 2, [True] * 2), 0.0)
     np.testing.assert_allclose(turned.eta, -straight.eta)
     np.testing.assert_allclose(np.cos(turned.phi_rad - straight.phi_rad), -1.0)
     assert len(straight.eta) > 0
@@ -77,10 +85,13 @@ def test_tracks_turn_with_the_deposits(library, busiest):
 
 
 def test_distant_collisions_leave_no_track_at_the_primary_vertex(library, busiest):
-    near, far = (primary_vertex_tracks(library, overlay(busiest, [0, 0], [False] * 2, z), 0.0) for z in (0.0, 60.0))
-    assert len(near.pt_gev) > 0
-    assert len(far.pt_gev) == 0
-    np.testing.assert_array_equal(far.vertices_mm, [60.0, 60.0])
+    chosen = [overlay(busiest, [0, 0], [False] * 2, z_mm) for z_mm in (0.0, 60.0)]
+    near, far = (overlay_tracks(library, collisions, 0.0) for collisions in chosen)
+    assert near.at_primary.mean() > 0.9
+    assert not far.at_primary.any()
+    assert np.all(far.from_pileup)
+    assert len(near.pt_gev) == len(far.pt_gev) == np.diff(library.tracks.offsets)[busiest].sum()
+    np.testing.assert_array_equal(pileup_vertices(library, chosen[1]), [60.0, 60.0])
 
 
 def test_draws_cover_the_library(library):

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,18 +13,48 @@ from hypothesis import strategies as st
 
 from distjet.config import load, validate
 from distjet.errors import ConfigError
-from distjet.simulation.samples import SimulateConfig, cross_section_tasks, file_tasks, library_task
+from distjet.simulation.generator import PROCESSES, SHOWERS
+from distjet.simulation.samples import (
+    RADII,
+    Kind,
+    SampleConfig,
+    SimulateConfig,
+    cross_section_tasks,
+    file_tasks,
+    library_task,
+    tree_name,
+)
 
 from .conftest import small_config
 
 CONF = Path(__file__).parents[2] / "conf" / "simulation"
 
 
-@pytest.mark.parametrize("name", ["dijet", "tiny"])
-def test_shipped_configurations_are_valid(name):
+@pytest.mark.parametrize("name", ["dijet", "tiny", "vincia", "ttbar", "boosted"])
+def test_slices_of_shipped_configurations_leave_no_gap(name):
     config = load(SimulateConfig, [CONF / f"{name}.yaml"])
-    edges = [(sample.pthat_min_gev, sample.pthat_max_gev) for sample in config.samples.values()]
-    assert all(high == low for (_, high), (low, _) in itertools.pairwise(edges)), "slices leave a gap"
+    for _, samples in itertools.groupby(config.samples.values(), lambda sample: sample.process):
+        edges = [(sample.pthat_min_gev, sample.pthat_max_gev) for sample in samples]
+        assert all(high == low for (_, high), (low, _) in itertools.pairwise(edges)), "slices leave a gap"
+
+
+@pytest.mark.parametrize("name", ["hl_lhc", "events"])
+def test_changes_of_a_configuration(name):
+    base, changed = (load(SimulateConfig, [CONF / "dijet.yaml", *more]) for more in ([], [CONF / f"{name}.yaml"]))
+    assert base.samples == changed.samples
+    assert changed.pileup.mu == ((200, 200) if name == "hl_lhc" else base.pileup.mu)
+    assert (changed.jets.min_pt_gev == 0) == (name == "events")
+
+
+def test_trees_are_named_by_radius_and_constituents():
+    names = [tree_name(radius, kind) for radius in RADII for kind in get_args(Kind)]
+    assert names == [f"AntiKt{radius}EM{kind}Jets" for radius in (2, 4, 10) for kind in ("Topo", "PFlow")]
+
+
+def test_every_process_and_shower_can_be_generated():
+    fields = SampleConfig.model_fields
+    assert set(get_args(fields["process"].annotation)) == set(PROCESSES) - {"inelastic", "non_diffractive"}
+    assert set(get_args(fields["shower"].annotation)) == set(SHOWERS)
 
 
 def test_configuration_needs_no_heavy_library():
@@ -83,6 +114,8 @@ def test_tasks_are_plain_values():
         ({"pileup": {"mu": [20, 10]}}, "low <= high"),
         ({"jets": {"radii": [0.7]}}, "one or more of"),
         ({"jets": {"radii": [0.4, 0.4]}}, "each once"),
+        ({"jets": {"constituents": ["topo", "topo"]}}, "each once"),
+        ({"jets": {"constituents": []}}, "topo, pflow or both"),
         ({"jets": {"min_pt": 3}}, "did you mean 'min_pt_gev'"),
     ],
 )

@@ -239,6 +239,30 @@ def test_events_dominated_by_pileup_can_be_told(small_run, tmp_path):
         np.testing.assert_allclose(*np.transpose(pairs), rtol=1e-6)
 
 
+def test_without_cuts_each_tree_holds_every_constituent_once(tmp_path):
+    """The event-level input: constituents are numbered as in their event, in the trees of all radii."""
+    jets = {"radii": [0.2, 0.4, 1.0], "constituents": ["topo", "pflow"], "min_pt_gev": 0, "max_abs_eta": 5}
+    config = small_config(tmp_path, samples={"a": {"pthat_min_gev": 60, "num_events": 3}}, jets=jets)
+    summary = simulate(config, in_process)
+    for kind, prefix in (("Topo", "clus"), ("PFlow", "part")):
+        trees = [jets_of(config, summary, f"AntiKt{radius}EM{kind}Jets") for radius in (2, 4, 10)]
+        rows = [events_constituents(tree, prefix) for tree in trees]
+        assert rows[0] == rows[1] == rows[2]
+        for tree in trees:
+            np.testing.assert_allclose(ak.sum(tree[f"{prefix}_E"], axis=1).to_numpy(), tree.jet_E.to_numpy(), rtol=1e-5)
+        for event in range(3):
+            own = [index for number, index, _ in rows[0] if number == event]
+            assert own == list(range(len(own)))
+            assert len(own) > 20
+
+
+def events_constituents(jets, prefix):
+    """Event, place in the event and energy of each constituent of all jets, in order."""
+    event, index = ak.broadcast_arrays(jets.eventNumber, jets[f"{prefix}_index"])
+    columns = (ak.flatten(values).tolist() for values in (event, index, jets[f"{prefix}_E"]))
+    return sorted(zip(*columns, strict=True))
+
+
 def test_matched_only_keeps_the_same_matched_jets(small_run, tmp_path):
     config, summary = small_run
     everything = jets_of(config, summary, "AntiKt2EMTopoJets")

@@ -27,6 +27,17 @@ def test_what_has_no_track(pt_gev, eta, charge):
     assert len(tracks.pt_gev) == 0
 
 
+def test_tracks_know_charge_and_leptons():
+    mixed = particles(5.0, 0.5, 1.0, [400])
+    mixed.charge[::2] = -1.0
+    mixed.pdg[:100] = np.repeat([11, -13], 50)
+    tracks = reconstruct_tracks(mixed, np.random.default_rng(1))
+    assert tracks.charge.sum() == pytest.approx(0, abs=40)
+    assert set(tracks.charge) == {-1.0, 1.0}
+    assert 0 < np.count_nonzero(~tracks.is_hadron) <= 100
+    np.testing.assert_array_equal(tracks.is_hadron, np.sort(tracks.is_hadron))
+
+
 def test_own_tracks_are_associated():
     tracks = reconstruct_tracks(particles(2.0, 1.0, 1.0, [2000]), np.random.default_rng(1))
     assert from_primary_vertex(tracks.dz_mm, tracks.eta).mean() > 0.99
