@@ -45,7 +45,7 @@ from distjet.training.history import read_rows
 from distjet.training.loop import Trainer
 from distjet.training.optim import build_optimizer
 from distjet.training.settings import TrainConfig
-from distjet.training.task import CalibrationTask
+from distjet.training.task import Task, build_task
 
 NUM_EPOCHS = 3
 "The first one warms up."
@@ -144,7 +144,7 @@ def bare_loop(ranks: RankInfo, config: TrainConfig) -> float:
     """Train with nothing but torch, and return the seconds of a step in the epochs that count."""
     torch.manual_seed(config.seed)
     stream = Trainer(config, ranks, CPU, lambda row: None, lambda: False).streams["train"]
-    task = CalibrationTask(config, Manifest.load(config.dataset), CPU)
+    task = build_task(config, Manifest.load(config.dataset), CPU)
     model = task.build_model()
     optimizer = build_optimizer(model, config.optimizer)
     seconds = []
@@ -157,7 +157,7 @@ def bare_loop(ranks: RankInfo, config: TrainConfig) -> float:
 
 
 def bare_step(
-    task: CalibrationTask, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: GraphBatch, config: TrainConfig
+    task: Task, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: GraphBatch, config: TrainConfig
 ) -> None:
     """Make a step with nothing but torch."""
     optimizer.zero_grad(set_to_none=True)
@@ -170,7 +170,7 @@ def bare_step(
 def loop_overhead(ranks: RankInfo, config: TrainConfig) -> float:
     """Return what a step of distjet costs over a bare one, minus one: in one process, batch by batch in turns, without Ray."""
     run = Trainer(config, ranks, CPU, lambda row: None, lambda: False)
-    task = CalibrationTask(config, Manifest.load(config.dataset), CPU)
+    task = build_task(config, Manifest.load(config.dataset), CPU)
     model = task.build_model()
     optimizer = build_optimizer(model, config.optimizer)
 

@@ -92,6 +92,13 @@ def single(batch: GraphBatch, graph: int) -> GraphBatch:
     )
 
 
+def empty(batch: GraphBatch) -> GraphBatch:
+    """A batch without a jet."""
+    nothing = {name: getattr(batch, name)[:0] for name in ("x", "p4", "u", "jet", "weight")}
+    targets = {name: value[:0] for name, value in batch.targets.items()}
+    return GraphBatch(ptr=torch.tensor([0]), targets=targets, **nothing, **stored_edges([]))
+
+
 def permute_nodes(batch: GraphBatch, seed: int = 0) -> tuple[GraphBatch, torch.Tensor]:
     """Shuffle the constituents within each jet; return the new batch and the old place of each node."""
     rng = np.random.default_rng(seed)

@@ -4,25 +4,38 @@ A network on [node, graph] or [target, source, edge] features spends most of its
 edge. That layer is linear, so it is evaluated per node and per graph instead, and only its results are gathered and added.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
-def mlp(num_inputs: int, hidden: Sequence[int], num_outputs: int) -> nn.Sequential:
-    """Build linear layers with SiLU between them.
+def mlp(
+    num_inputs: int, hidden: Sequence[int], num_outputs: int, activation: Callable[[], nn.Module] = nn.SiLU
+) -> nn.Sequential:
+    """Build linear layers with activations between them.
 
     Args:
         num_inputs: Width of the input.
         hidden: Widths of the hidden layers.
         num_outputs: Width of the output, which has no activation.
+        activation: Makes what stands between two layers.
     """
     widths = [num_inputs, *hidden]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.SiLU()]
+        layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], num_outputs))
+
+
+def start_at(network: nn.Sequential, outputs: Sequence[float]) -> None:
+    """Let a network begin at the same outputs for any input, but for small weights that leave every parameter a gradient."""
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=0.01)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor(outputs))
 
 
 class NodeGraphLinear(nn.Module):

@@ -37,5 +37,6 @@ def segment_softmax(logits: Tensor, index: Tensor, num_segments: int) -> Tensor:
     expanded = index.unsqueeze(-1).expand_as(logits)
     highest = logits.new_full((num_segments, logits.shape[1]), -torch.inf)
     highest = highest.scatter_reduce_(0, expanded, logits.detach(), reduce="amax")
-    exponential = (logits - highest[index]).exp()
-    return exponential / segment_sum(exponential, index, num_segments)[index]
+    exponential = (logits - highest.index_select(0, index)).exp()
+    # not `[index]`: the gradient of that is added up element by element
+    return exponential / segment_sum(exponential, index, num_segments).index_select(0, index)

@@ -36,6 +36,8 @@ class ResponseHistogram:
         self.num_bins = (len(self.energy_edges) - 1) * (len(self.eta_edges) - 1)
         self.counts = torch.zeros(self.num_bins * NUM_RESPONSE_BINS, dtype=torch.float64, device=device)
         self.num_not_finite = torch.zeros(1, dtype=torch.float64, device=device)
+        self.num_bounded = torch.zeros(2, dtype=torch.float64, device=device)
+        "Jets at the bound of a network's response, and jets that could have been."
 
     def fill(self, response: Tensor, targets: dict[str, Tensor]) -> None:
         """Add jets with the given response (1), shape (B,)."""
@@ -51,13 +53,21 @@ class ResponseHistogram:
         column = place.long().clamp(0, NUM_RESPONSE_BINS - 1)
         self.counts.index_add_(0, row * NUM_RESPONSE_BINS + column, inside.double())
 
+    def count_bounded(self, is_bounded: Tensor) -> None:
+        """Count jets whose energy would be divided by nearly nothing, were there no bound; shape (B,)."""
+        self.num_bounded += torch.stack([is_bounded.sum(), torch.ones_like(is_bounded).sum()])
+
     def closure(self, ranks: RankInfo) -> dict[str, float]:
         """Add the counts of all processes and estimate scale and resolution in every bin.
 
+        Returns:
+            What `closure_from_histograms` says and, for networks that predict a response, `bounded_fraction`.
+
         Raises:
-            NonFiniteError: If a response was not finite, on any process.
+            NonFiniteError: If a response was not finite, on any process, or the output of the network is dead.
             UserError: If there are too few jets.
         """
+        bounded = self._bounded_fraction(ranks)
         if num_bad := int(all_reduce_sum(self.num_not_finite.clone(), ranks).item()):
             raise NonFiniteError(f"the calibrated energy of {num_bad} validation jets is not finite; lower optimizer.lr")
         num_jets = int(all_reduce_sum(self.counts.sum(), ranks).item())
@@ -69,4 +79,21 @@ class ResponseHistogram:
             )
         counts = all_reduce_sum(self.counts.clone(), ranks).cpu().numpy().reshape(self.num_bins, NUM_RESPONSE_BINS)
         centres = (np.arange(NUM_RESPONSE_BINS) + 0.5) * (MAX_RESPONSE / NUM_RESPONSE_BINS)
-        return closure_from_histograms(counts, centres, self.config.min_entries)
+        return closure_from_histograms(counts, centres, self.config.min_entries) | bounded
+
+    def _bounded_fraction(self, ranks: RankInfo) -> dict[str, float]:
+        """Share of jets at the bound of the response.
+
+        Raises:
+            NonFiniteError: If all are there.
+        """
+        num_bounded, num_jets = all_reduce_sum(self.num_bounded.clone(), ranks).tolist()
+        if num_jets == 0:
+            return {}
+        if num_bounded == num_jets:
+            raise NonFiniteError(
+                f"the output of the network is dead: the response of each of {num_jets:.0f} validation jets is below "
+                "model.min_response. A ReLU that gives zero for every jet has no gradient and never learns again: try another "
+                "seed, a lower optimizer.lr, or model.output=softplus"
+            )
+        return {"bounded_fraction": num_bounded / num_jets}

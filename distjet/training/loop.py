@@ -33,7 +33,7 @@ from distjet.training.meter import Meter, Publish
 from distjet.training.optim import build_optimizer, build_schedule
 from distjet.training.progress import Progress, ProgressWriter
 from distjet.training.settings import METRICS_FILE, TrainConfig
-from distjet.training.task import CalibrationTask, feature_columns
+from distjet.training.task import build_task
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Trainer:
         self.config, self.ranks, self.device = config, ranks, device
         self.report, self.should_stop, self.at, self.publish = report, should_stop, at, publish
         manifest = Manifest.load(config.dataset)
-        self.task = CalibrationTask(config, manifest, device)
+        self.task = build_task(config, manifest, device)
         self.streams = {split: self._stream(manifest, split) for split in ("train", "val")}
         with naming_a_lack_of_memory(lambda: "the weights of the model"):
             self.model = self.task.build_model()
@@ -163,7 +163,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             calibrated = self.parallel_model(batch)
-        sums = self.task.loss(calibrated, batch)
+        sums = self.task.loss(calibrated, batch, self._progress)
         global_weight = parallel.all_reduce_sum(sums.weight.clone(), self.ranks)
         scale = (self.ranks.world_size / global_weight).masked_fill(global_weight == 0, 0.0)  # such jets teach nothing
         (sums.total * scale).backward()
@@ -253,7 +253,7 @@ class Trainer:
                 on_device = batch.to(self.device)
                 with self._autocast():
                     calibrated = model(on_device)
-                loss = self.task.loss(calibrated, on_device)
+                loss = self.task.loss(calibrated, on_device, self._progress)
                 sums[:-1] += torch.cat([loss.total[None], loss.terms, loss.weight[None]]).double()
                 suspects.note(loss.graphs, no_gradient)
                 self.task.observe(histogram, calibrated, on_device)
@@ -277,7 +277,7 @@ class Trainer:
         """Decide whether this is the best epoch, on the main process's numbers, and write everything down."""
         value = parallel.broadcast_main(metrics[f"val_{self.config.selection.metric}"], self.device, self.ranks)
         if isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step(value)
+            self.schedule.step(parallel.broadcast_main(metrics[self._plateau_metric], self.device, self.ranks))
         if value < self.state.best_value:
             self.state.best_value, self.state.best_epoch = value, self.state.epoch
             if self.ranks.is_main:
@@ -353,11 +353,21 @@ class Trainer:
         return JetStream(
             manifest,
             split,
-            StreamConfig(**sizes, shuffle=split == "train", **config.stream.model_dump()),
+            StreamConfig(**sizes, row_columns=self.task.row_columns, shuffle=split == "train", **config.stream.model_dump()),
             seed=config.seed,
             ranks=self.ranks,
             pin_memory=self.device.type == "cuda",
         )
+
+    @property
+    def _progress(self) -> float:
+        """Part of the epochs that is done: the same for all steps of an epoch, and after a resume."""
+        return self.state.epoch / self.config.num_epochs
+
+    @property
+    def _plateau_metric(self) -> str:
+        metric = self.config.schedule.plateau_metric
+        return f"val_{self.config.selection.metric if metric == 'selection' else metric}"
 
     def _averaged(self) -> WeightAverage | None:
         return WeightAverage(self.model, self.config.ema_decay) if self.config.ema_decay else None
@@ -365,7 +375,7 @@ class Trainer:
     def _kept(self) -> dict[str, Any]:
         """What inference needs of this run: the weights, and the features that they are for."""
         model = self.averaged.module if self.averaged is not None else self.model
-        return {"model": model.state_dict(), "epoch": self.state.epoch, "features": feature_columns(self.task.manifest)}
+        return {"model": model.state_dict(), "epoch": self.state.epoch, "features": self.task.features}
 
     def _zeros(self) -> Tensor:
         """Sums of an epoch: loss, each term, weights, gradient norms."""

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from distjet.config import Config, component_type
+from distjet.config import Config, component_type, import_path
 from distjet.dataset.streaming.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
-from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig
+from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig, JetModelConfig
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
 from distjet.storage import Location, Place, check_url
 
@@ -20,7 +20,10 @@ METRICS_FILE = "metrics.json"
 
 
 class LossConfig(Config):
-    """The loss is the sum of its terms; each acts on the jet that the corrected constituents add up to."""
+    """The loss is the sum of its terms; each acts on the jet that the corrected constituents add up to.
+
+    A network on whole jets predicts the response of the energy: it has a term in energy alone.
+    """
 
     energy: component_type("loss", LOSSES, "lgk", optional=True) = LgkConfig()  # type: ignore[valid-type]
     "Acts on E / E_true - 1; null: no such term."
@@ -96,7 +99,7 @@ class ScheduleConfig(Config):
     """Learning rate against time."""
 
     name: Literal["cosine", "flat_then_anneal", "one_cycle", "constant", "plateau"] = "cosine"
-    "plateau reacts to the selection metric at the end of each epoch; the others depend on the step alone."
+    "plateau reacts to the validation at the end of each epoch; the others depend on the step alone."
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     "Part of all steps over which the rate rises linearly (one_cycle: 0.3 is usual)."
     flat_fraction: float = Field(default=0.7, ge=0, le=1)
@@ -107,6 +110,8 @@ class ScheduleConfig(Config):
     "plateau: what the rate is multiplied with."
     plateau_patience: int = Field(default=3, ge=0)
     "plateau: epochs without improvement before the rate falls."
+    plateau_metric: Literal["selection", "loss"] = "selection"
+    "plateau: what has to improve on the validation split: the metric that selects the best epoch, or the loss."
 
 
 class SelectionConfig(Config):
@@ -221,6 +226,27 @@ class TrainConfig(Config):
     "Where it runs."
     tracking: TrackingConfig = TrackingConfig()
     "Who else is told of it."
+
+    @model_validator(mode="after")
+    def _loss_fits_the_model(self) -> "TrainConfig":
+        is_on_jets = isinstance(self.model, JetModelConfig)
+        terms = self.loss.terms()
+        if is_on_jets and list(terms) != ["energy"]:
+            raise ValueError(
+                f"model {self.model.name!r} predicts the response of the energy: it needs loss.energy, and has no use for "
+                f"{[f'loss.{name}' for name in terms if name != 'energy']}; set those to null"
+            )
+        given = self.model.estimate if isinstance(self.model, JetModelConfig) else "point"
+        for name, term in terms.items():
+            if term.estimate != given:
+                fitting = [loss for loss, component in LOSSES.items() if import_path(component.config).estimate == given]
+                raise ValueError(
+                    f"loss.{name}.name={term.name!r} needs a network that gives {term.estimate}; model {self.model.name!r} "
+                    f"gives {given}, for which the losses are {fitting}"
+                )
+            if term.residual is not None and given != "point":
+                raise ValueError(f"loss.{name}.residual is for losses of residuals; {term.name!r} has none")
+        return self
 
     def identity(self, fingerprint: str) -> dict[str, Any]:
         """Return what defines the result: everything but resources and paths, and the data by their fingerprint."""

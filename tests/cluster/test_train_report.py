@@ -12,9 +12,9 @@ from distjet.config import load
 from distjet.dataset.manifest import Manifest
 from distjet.errors import ConfigError, HinderedError, NonFiniteError
 from distjet.run_directory import read_json
+from distjet.training.constituent_task import ConstituentTask
 from distjet.training.history import read_rows
 from distjet.training.settings import ResourcesConfig
-from distjet.training.task import CalibrationTask
 from tests.cluster.test_train import config
 
 HERE = "resources.num_workers=0"
@@ -71,14 +71,14 @@ def test_an_epoch_that_is_made_again_is_not_reported_again(tmp_path: Path) -> No
 def test_a_failure_is_raised_as_what_it_is_and_written_down(
     toy_dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = CalibrationTask.build_model
+    build = ConstituentTask.build_model
 
-    def build_spoilt(task: CalibrationTask):
+    def build_spoilt(task: ConstituentTask):
         model = build(task)
         torch.nn.init.constant_(model.network.read_out[-1].bias, torch.nan)
         return model
 
-    monkeypatch.setattr(CalibrationTask, "build_model", build_spoilt)
+    monkeypatch.setattr(ConstituentTask, "build_model", build_spoilt)
     settings = config(toy_dataset, tmp_path / "run", HERE)
     with pytest.raises(NonFiniteError, match="not finite"):
         train(settings)

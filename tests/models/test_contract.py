@@ -1,4 +1,4 @@
-"""What every model promises, whoever wrote it: one suite over the table of models and networks by import path."""
+"""What every network on constituents promises, whoever wrote it: one suite over the table and networks by import path."""
 
 import dataclasses
 
@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from distjet.config import implementation
+from distjet.config import implementation, import_path
 from distjet.models.calibrator import ConstituentCalibrator
-from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig, PygNetworkConfig
+from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig, JetModelConfig, PygNetworkConfig
 from distjet.models.network import InputSpec
+from distjet.models.pyg_network import PygNetwork
 from distjet.nn.normalise import Standardise
-from tests.batches import NUM_GRAPH, NUM_NODE, make_batch, permute_nodes, single
+from tests.batches import NUM_GRAPH, NUM_NODE, empty, make_batch, permute_nodes, single
 
 GAT = PygNetworkConfig(
     network="torch_geometric.nn:GAT",
@@ -22,6 +23,9 @@ TRANSFORMER = PygNetworkConfig(network="tests.models.pyg_networks:TransformerSta
 CASES = {
     "constituent_gnn": ConstituentGnnConfig(width=16, num_blocks=2, num_heads=2, graph_width=8),
     "constituent_gnn_without_graph": ConstituentGnnConfig(width=16, num_blocks=0, num_heads=2, graph_width=8),
+    "constituent_gnn_mean": ConstituentGnnConfig(aggregation="mean", width=16, num_blocks=2, graph_width=8),
+    "constituent_gnn_sum": ConstituentGnnConfig(aggregation="sum", width=16, num_blocks=2, graph_width=8),
+    "constituent_gnn_none": ConstituentGnnConfig(aggregation="none", width=16, num_blocks=2, graph_width=8),
     "pyg_gatv2": GAT,
     "pyg_transformer": TRANSFORMER,
 }
@@ -42,7 +46,8 @@ def model(request: pytest.FixtureRequest) -> ConstituentCalibrator:
 
 
 def test_every_model_of_the_table_is_covered() -> None:
-    assert {config.name for config in CASES.values()} == set(MODELS)
+    on_jets = {name for name, component in MODELS.items() if issubclass(import_path(component.config), JetModelConfig)}
+    assert {config.name for config in CASES.values()} == set(MODELS) - on_jets
 
 
 def test_shapes_and_bounds(model: ConstituentCalibrator) -> None:
@@ -138,3 +143,35 @@ def test_initial_factor_is_where_training_starts() -> None:
     graph = Standardise([0.0] * NUM_GRAPH, [1.0] * NUM_GRAPH)
     model = ConstituentCalibrator(Zero(), unit, graph, CorrectionConfig(initial_factor=1.4))
     assert model(make_batch([3])).factor == pytest.approx([1.4] * 3)
+
+
+def test_no_jets_are_calibrated_to_none(model: ConstituentCalibrator) -> None:
+    if isinstance(model.network, PygNetwork):
+        pytest.skip("what a network of torch_geometric does without a node is its own affair")
+    out = model(empty(make_batch([3])))
+    assert out.factor.shape == out.jets.energy.shape == (0,)
+
+
+def test_what_the_graph_adds_is_seen_by_the_variants() -> None:
+    batch = make_batch([7, 5], seed=8)
+    moved = dataclasses.replace(batch, x=batch.x.clone())
+    moved.x[0] += 1.0
+    for case, hears_its_neighbours in [
+        ("", True),
+        ("_mean", True),
+        ("_sum", True),
+        ("_none", False),
+        ("_without_graph", False),
+    ]:
+        model = build(f"constituent_gnn{case}").eval()
+        with torch.no_grad():
+            differs = model(batch).factor != model(moved).factor
+        assert differs[0], case
+        assert differs[1].item() == hears_its_neighbours, "the neighbour of the first"
+        assert not differs[7:].any(), "the other jet"
+
+
+def test_heads_must_divide_the_width_where_there_are_heads() -> None:
+    with pytest.raises(ValueError, match="num_heads must divide width"):
+        ConstituentGnnConfig(width=10, num_heads=4)
+    assert ConstituentGnnConfig(width=10, num_heads=4, aggregation="mean").width == 10

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,15 @@ FAST = [
 def trainer(
     manifest: Manifest, output: Path, *overrides: str, model: str = SMALL_MODEL, stop_after: int | None = None
 ) -> Trainer:
-    settings = load(TrainConfig, [], [f"dataset={manifest.path}", f"output={output}", *FAST, model, *overrides])
+    settings = load(TrainConfig, [], [f"dataset={manifest.path}", f"output={output}", *FAST, *with_model(model, overrides)])
     looks = iter(range(10**6))
     should_stop = (lambda: next(looks) >= stop_after) if stop_after is not None else (lambda: False)
     return Trainer(settings, SINGLE, torch.device("cpu"), report=lambda metrics: None, should_stop=should_stop)
+
+
+def with_model(model: str, overrides: Sequence[str]) -> list[str]:
+    """Add a model where none is named."""
+    return [*overrides] if any(override.startswith("model={name") for override in overrides) else [model, *overrides]
 
 
 def best_weights(output: Path) -> dict[str, torch.Tensor]:
@@ -59,8 +65,16 @@ def test_it_learns_the_response_of_the_toy(toy_dataset: Manifest, tmp_path: Path
         [],
         ["ema_decay=0.9", "schedule.name=one_cycle", "max_nodes=1500"],
         ["schedule={name: plateau, plateau_patience: 0}", "selection.patience=2", "num_epochs=9", "optimizer.lr=0.2"],
+        ["model={name: mixture_density, hidden: [16]}", "loss={energy: {name: mdn}, rapidity: null}"],
+        [
+            *("model={name: response_dnn, hidden: [16, 16]}", "model.inputs=[jet_energy, mu]"),
+            *(
+                "loss={energy: {name: lgk, leaky_fraction: 0.5}, rapidity: null}",
+                "schedule={name: plateau, plateau_metric: loss}",
+            ),
+        ],
     ],
-    ids=["plain", "averaged", "stops_early"],
+    ids=["plain", "averaged", "stops_early", "density", "response"],
 )
 def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_last_bit(
     toy_dataset: Manifest, tmp_path: Path, options: list[str]
@@ -240,6 +254,45 @@ def test_networks_of_torch_geometric_train_by_their_import_path(toy_dataset: Man
 def test_bfloat16_trains(toy_dataset: Manifest, tmp_path: Path) -> None:
     metrics = trainer(toy_dataset, tmp_path, "num_epochs=2", "precision=bfloat16").fit()
     assert metrics["last"]["train_loss"] < read_rows(tmp_path / "history.jsonl")[0]["train_loss"]
+
+
+DNN = "model={name: response_dnn, hidden: [32, 32, 32]}"
+MAE = "loss={energy: {name: mae}, rapidity: null}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [DNN, MAE, "model.inputs=[log_jet_energy, axis_eta, rho]"],
+        ["model={name: mixture_density, hidden: [32, 32]}", "loss={energy: {name: mdn}, rapidity: null}"],
+        ["model={name: gaussian_response, hidden: [32, 32]}", "loss={energy: {name: gnll}, rapidity: null}"],
+        ["model={name: quantile_regression, hidden: [32, 32]}", "loss={energy: {name: quantile}, rapidity: null}"],
+    ],
+    ids=["response_dnn", "mixture_density", "gaussian_response", "quantile_regression"],
+)
+def test_networks_on_whole_jets_learn_the_response(toy_dataset: Manifest, tmp_path: Path, options: list[str]) -> None:
+    metrics = trainer(toy_dataset, tmp_path, "num_epochs=10", "optimizer.lr=5e-3", *options).fit()
+    assert metrics["best"]["val_mean_abs_bias"] < 0.04
+    assert metrics["best"]["val_bounded_fraction"] == 0
+    assert metrics["last"]["train_loss"] < read_rows(tmp_path / "history.jsonl")[0]["train_loss"]
+
+
+def test_a_dead_output_ends_the_training_with_its_name(toy_dataset: Manifest, tmp_path: Path) -> None:
+    run = trainer(toy_dataset, tmp_path, DNN, MAE)
+    torch.nn.init.constant_(run.model.network.layers[-1].bias, -100.0)
+    with pytest.raises(
+        NonFiniteError, match=r"the output of the network is dead: .*another seed, a lower optimizer.lr, or model.out"
+    ):
+        run.fit()
+
+
+def test_the_leak_ends_where_the_second_phase_begins(toy_dataset: Manifest, tmp_path: Path) -> None:
+    """With all residuals far outside of the kernel the loss is the leak alone: in the second phase nothing is left of it."""
+    far = "loss={energy: {name: lgk, bandwidth: 1.0e-7, leak: 1.0, leaky_fraction: 0.5}, rapidity: null}"
+    trainer(toy_dataset, tmp_path, "num_epochs=4", "optimizer.lr=1e-12", "model={name: response_dnn}", far).fit()
+    losses = [row["val_loss"] for row in read_rows(tmp_path / "history.jsonl")]
+    assert min(losses[:2]) > 0.05
+    assert max(losses[2:]) < 1e-3
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ from distjet.training.history import read_rows
 from distjet.training.loop import Interrupted, Trainer
 from distjet.training.settings import TrainConfig
 from tests.training.ranks import on_ranks
-from tests.training.test_loop import FAST, SMALL_MODEL
+from tests.training.test_loop import FAST, SMALL_MODEL, with_model
 
 pytestmark = pytest.mark.integration
 
@@ -27,11 +27,15 @@ CPU = torch.device("cpu")
 CASES = {
     "event_weights": ["weighting=event", "loss.mass={name: lgk, weight: 0.5}"],
     "budget_of_nodes": ["max_nodes=2000", "weighting=flat_log_energy_eta", "stream.lanes=7"],
+    "density_of_the_response": [
+        *("model={name: mixture_density, hidden: [16]}", "model.inputs=[jet_energy, mu]", "max_nodes=2000"),
+        "loss={energy: {name: mdn}, rapidity: null}",
+    ],
 }
 
 
 def configure(manifest: Manifest, output: Path, *overrides: str) -> TrainConfig:
-    return load(TrainConfig, [], [f"dataset={manifest.path}", f"output={output}", *FAST, SMALL_MODEL, *overrides])
+    return load(TrainConfig, [], [f"dataset={manifest.path}", f"output={output}", *FAST, *with_model(SMALL_MODEL, overrides)])
 
 
 def trainer(config: TrainConfig, ranks: RankInfo, stop_after: int | None = None) -> Trainer:

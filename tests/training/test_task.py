@@ -8,8 +8,8 @@ from distjet.config import load
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import ConfigError
+from distjet.training.constituent_task import ConstituentTask
 from distjet.training.settings import TrainConfig
-from distjet.training.task import CalibrationTask
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(toy_dataset: Manifest) -> Non
         "loss.mass={name: mae, weight: 0.5}",
         "loss.rapidity={name: mse, weight: 7}",
     )
-    task = CalibrationTask(settings, toy_dataset, CPU)
+    task = ConstituentTask(settings, toy_dataset, CPU)
     batch = first_batch(toy_dataset)
     out = task.build_model()(batch)
     sums = task.loss(out, batch)
@@ -50,14 +50,14 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(toy_dataset: Manifest) -> Non
     assert sums.weight.item() == pytest.approx(w.sum().item(), rel=1e-6)
 
 
-def weights_and_targets(task: CalibrationTask, manifest: Manifest) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+def weights_and_targets(task: ConstituentTask, manifest: Manifest) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     batches = list(JetStream(manifest, "train"))
     targets = {name: torch.cat([batch.targets[name] for batch in batches]) for name in ("true_energy", "true_eta")}
     return torch.cat([task.weighting(batch) for batch in batches]).double().numpy(), targets
 
 
 def test_the_spectrum_is_flat_in_log_energy_after_weighting(toy_dataset: Manifest) -> None:
-    task = CalibrationTask(config(toy_dataset), toy_dataset, CPU)
+    task = ConstituentTask(config(toy_dataset), toy_dataset, CPU)
     weights, targets = weights_and_targets(task, toy_dataset)
     energies = targets["true_energy"]
     edges = np.array(toy_dataset.histogram("log_true_energy")["edges"])
@@ -70,7 +70,7 @@ def test_the_spectrum_is_flat_in_log_energy_after_weighting(toy_dataset: Manifes
 
 
 def test_the_spectrum_is_flat_in_log_energy_at_every_eta(toy_dataset: Manifest) -> None:
-    task = CalibrationTask(config(toy_dataset, "weighting=flat_log_energy_eta"), toy_dataset, CPU)
+    task = ConstituentTask(config(toy_dataset, "weighting=flat_log_energy_eta"), toy_dataset, CPU)
     weights, targets = weights_and_targets(task, toy_dataset)
     values = [np.log(targets["true_energy"].double().numpy()), targets["true_eta"].abs().double().numpy()]
     edges = toy_dataset.histogram("log_true_energy_abs_eta")["edges"]
@@ -83,12 +83,12 @@ def test_the_spectrum_is_flat_in_log_energy_at_every_eta(toy_dataset: Manifest) 
 
 
 def test_a_term_of_weight_zero_is_off(toy_dataset: Manifest) -> None:
-    task = CalibrationTask(config(toy_dataset, "loss.rapidity.weight=0"), toy_dataset, CPU)
+    task = ConstituentTask(config(toy_dataset, "loss.rapidity.weight=0"), toy_dataset, CPU)
     assert [term.observable for term in task.terms] == ["energy"]
 
 
 def test_difference_residual_is_in_gev(toy_dataset: Manifest) -> None:
-    task = CalibrationTask(
+    task = ConstituentTask(
         config(toy_dataset, "weighting=none", "loss={energy: {name: mse, residual: difference}, rapidity: null}"),
         toy_dataset,
         CPU,
@@ -100,7 +100,7 @@ def test_difference_residual_is_in_gev(toy_dataset: Manifest) -> None:
 
 
 def test_standardisation_uses_the_training_split(toy_dataset: Manifest) -> None:
-    model = CalibrationTask(config(toy_dataset), toy_dataset, CPU).build_model()
+    model = ConstituentTask(config(toy_dataset), toy_dataset, CPU).build_model()
     x = torch.cat([batch.x for batch in JetStream(toy_dataset, "train")])
     standardised = (x.double() - model.node.mean.double()) * model.node.inverse_std.double()
     spread = x.double().std(0, correction=0) > 0
@@ -112,4 +112,4 @@ def test_a_dataset_without_truth_is_refused(toy_dataset: Manifest) -> None:
     content = dict(toy_dataset.content)
     content["columns"] = [c for c in content["columns"] if c["name"] != "true_energy"]
     with pytest.raises(ConfigError, match=r"no column \['true_energy'\]"):
-        CalibrationTask(config(toy_dataset), Manifest(toy_dataset.path, content), CPU)
+        ConstituentTask(config(toy_dataset), Manifest(toy_dataset.path, content), CPU)

@@ -3,7 +3,7 @@
 They stand apart from the losses so that a typo in a key is reported without importing torch.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,10 +13,13 @@ from distjet.config import Component, ComponentConfig
 class TermConfig(ComponentConfig):
     """What every term of a loss has; a loss of one's own derives its Config from this."""
 
+    estimate: ClassVar[str] = "point"
+    "What it compares with the truth; a network gives one of point, gaussian, mixture, quantiles."
     weight: float = Field(default=1.0, ge=0)
     "Factor of the term in the sum; 0 switches it off."
     residual: Literal["ratio", "difference"] | None = None
-    "prediction / truth - 1, or prediction - truth (in GeV for energy and mass); by default a ratio for energy and mass."
+    """prediction / truth - 1, or prediction - truth (in GeV for energy and mass). By default a ratio for energy and mass, and
+    the difference of responses where a network predicts the response of whole jets. Densities and quantiles have none."""
 
 
 class LgkConfig(TermConfig):
@@ -27,6 +30,9 @@ class LgkConfig(TermConfig):
     "Width h of the kernel (alpha = h^2), in units of the residual."
     leak: float = Field(default=0.05, ge=0)
     "Slope of the |u| term that pulls in residuals far outside the kernel."
+    leaky_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Part of the epochs with the leak; the rest goes on without it, from the weights found with it. 0.5 is the published pair
+    of trainings of equal length: the leak finds the peak, and the kernel alone settles on its mode."""
 
 
 class MseConfig(TermConfig):
@@ -49,12 +55,36 @@ class HuberConfig(TermConfig):
     "Where the loss turns from quadratic to linear, in units of the residual."
 
 
+class GaussianNllConfig(TermConfig):
+    """-log of the normal density that the network gives."""
+
+    estimate: ClassVar[str] = "gaussian"
+    name: str = "gnll"
+
+
+class MixtureNllConfig(TermConfig):
+    """-log of the mixture of normal densities that the network gives."""
+
+    estimate: ClassVar[str] = "mixture"
+    name: str = "mdn"
+
+
+class PinballConfig(TermConfig):
+    """Pinball loss of the quantiles that the network gives."""
+
+    estimate: ClassVar[str] = "quantiles"
+    name: str = "quantile"
+
+
 LOSSES = {
-    name: Component(f"distjet.nn.losses.configs:{config}", f"distjet.nn.losses.residual:{loss}")
+    name: Component(f"distjet.nn.losses.configs:{config}", f"distjet.nn.losses.{loss}")
     for name, config, loss in (
-        ("lgk", "LgkConfig", "LeakyGaussianKernel"),
-        ("mse", "MseConfig", "SquaredError"),
-        ("mae", "MaeConfig", "AbsoluteError"),
-        ("huber", "HuberConfig", "Huber"),
+        ("lgk", "LgkConfig", "residual:LeakyGaussianKernel"),
+        ("mse", "MseConfig", "residual:SquaredError"),
+        ("mae", "MaeConfig", "residual:AbsoluteError"),
+        ("huber", "HuberConfig", "residual:Huber"),
+        ("gnll", "GaussianNllConfig", "density:GaussianNll"),
+        ("mdn", "MixtureNllConfig", "density:MixtureNll"),
+        ("quantile", "PinballConfig", "density:Pinball"),
     )
 }

@@ -29,6 +29,11 @@ class LeakyGaussianKernel:
     def __init__(self, config: LgkConfig) -> None:
         self.config = config
 
+    def at(self, progress: float) -> "LeakyGaussianKernel":
+        """Return the loss for a part of the training: with the leak, or without it in the second phase."""
+        is_leaky = progress < self.config.leaky_fraction
+        return self if is_leaky else LeakyGaussianKernel(self.config.model_copy(update={"leak": 0.0, "leaky_fraction": 1.0}))
+
     def __call__(self, residual: Tensor) -> Tensor:
         """Loss of each residual, same shape."""
         h = self.config.bandwidth
