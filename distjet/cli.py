@@ -36,6 +36,8 @@ EXAMPLES = {
     "train": "conf/calibration/constituent_gnn.yaml dataset=FOLDER output=FOLDER",
     "tune": "conf/sweep/quickstart.yaml base.dataset=FOLDER output=FOLDER",
     "evaluate": "conf/evaluation/response.yaml run=FOLDER output=FOLDER",
+    "predict": "run=FOLDER inputs=FOLDER output=FOLDER",
+    "export": "run=FOLDER output=model.onnx",
     "quickstart": "conf/quickstart/quickstart.yaml",
 }
 
@@ -115,11 +117,14 @@ def split_arguments(verb: str, arguments: list[str]) -> tuple[list[Path], list[s
 def show_keys(verb: str) -> None:
     """Print the keys of a verb, one a line: dotted key, default, what it means."""
     from distjet.config import describe_keys
-    from distjet.verbs import CONFIGS
+    from distjet.verbs import ALTERNATIVES, CONFIGS
 
-    for key, default, description in describe_keys(CONFIGS[verb]):
-        value = f"={default}" if default else ":"
-        typer.echo(f"{key}{value}{f'  # {description}' if description else ''}")
+    for top, model in {"": CONFIGS[verb], **ALTERNATIVES.get(verb, {})}.items():
+        if top:
+            typer.echo(f"\n# With the key {top}, in place of the keys above:")
+        for key, default, description in describe_keys(model):
+            value = f"={default}" if default else ":"
+            typer.echo(f"{key}{value}{f'  # {description}' if description else ''}")
 
 
 def load_verb(verb: str, files: list[Path], overrides: list[str]) -> Any:
@@ -135,7 +140,7 @@ def load_verb(verb: str, files: list[Path], overrides: list[str]) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # so that a network of one's own is found where one works
     try:
-        config: Any = load(verbs.CONFIGS[verb], files, overrides)
+        config: Any = load(verbs.config_class(verb, files, overrides), files, overrides)
     except ConfigError as error:
         hint = "" if files else f"\nFor example `distjet {verb} {EXAMPLES[verb]}`; `distjet {verb} --keys` lists keys."
         raise ConfigError(f"{error}{hint}") from error
@@ -243,7 +248,7 @@ def verify(
 
 @app.command()
 def train(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
-    """Train a calibrator on a dataset; the same command resumes.
+    """Train a calibrator on a dataset, or fit the classical chain; the same command resumes.
 
     Example: distjet train conf/calibration/constituent_gnn.yaml dataset=outputs/dataset output=outputs/train
     """
@@ -266,6 +271,24 @@ def evaluate(arguments: Arguments = None, verbose: Verbose = False, keys: Keys =
     Example: distjet evaluate run=outputs/train output=outputs/evaluate
     """
     run_verb("evaluate", ["--keys"] if keys else arguments or [], verbose=verbose)
+
+
+@app.command()
+def predict(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
+    """Calibrated jets and constituents of ROOT ntuples, all in the order of the input -> Parquet, or ROOT friend trees.
+
+    Example: distjet predict run=outputs/train inputs=outputs/ntuples output=outputs/predictions format=root
+    """
+    run_verb("predict", ["--keys"] if keys else arguments or [], verbose=verbose)
+
+
+@app.command()
+def export(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
+    """A trained network -> ONNX, for other programs; it is compared with the network on real jets.
+
+    Example: distjet export run=outputs/train output=outputs/calibrator.onnx
+    """
+    run_verb("export", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 @app.command()

@@ -170,6 +170,16 @@ def load(
     return validate(model, data, origin, prefix)
 
 
+def top_level_keys(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> set[str]:
+    """Return the keys at the top of all files and overrides, without a look at their values.
+
+    Raises:
+        ConfigError: If a file cannot be read, or an override is none.
+    """
+    layers = [*(_read_yaml(Path(file)) for file in files), *(_parse_override(override) for override in overrides)]
+    return {str(key) for layer in layers for key in layer}
+
+
 def find_file(path: Path) -> Path:
     """Find `conf/...` among the configurations that come with distjet, where the working directory has no such file."""
     package = Path(__file__).parent
@@ -243,6 +253,8 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         items = [_plain(item) for item in value]
         return f"[{','.join(items if len(items) <= LONGEST_LIST else [*items[:3], '...', items[-1]])}]"
+    if isinstance(value, Config):
+        return f"{{{', '.join(f'{name}: {_plain(item)}' for name, item in value)}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

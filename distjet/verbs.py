@@ -7,20 +7,21 @@ stand inside the functions, so that help and configuration errors come at once.
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, model_validator
 
 import distjet
+from distjet.application.settings import ExportConfig, PredictConfig
+from distjet.calibration.settings import ChainConfig
 from distjet.cluster.settings import TasksConfig
-from distjet.config import Config, load
+from distjet.config import Config, load, top_level_keys
 from distjet.dataset.recipes.recipe import PrepareConfig
-from distjet.evaluation.config import ResponseConfig
+from distjet.evaluation.config import EvaluateConfig
 from distjet.provenance import git_commit
-from distjet.run_directory import IDENTITY_FILE, claim, locked, read_json, write_atomically
+from distjet.run_directory import claim, locked, read_json, write_atomically
 from distjet.simulation.samples import SimulateConfig
 from distjet.storage import Location
 from distjet.training.settings import TrainConfig
@@ -65,29 +66,15 @@ class VerifyVerb(Config):
     "Where it runs."
 
 
-class EvaluateVerb(Config):
+class EvaluateVerb(EvaluateConfig):
     """`distjet evaluate`."""
 
-    output: Location
-    "Directory of metrics, plots and report, or s3://bucket/folder."
-    run: Location | None = None
-    "Output of `distjet train`: its best model is evaluated."
-    dataset: Location | None = None
-    "Dataset to evaluate on; null: the one that the run was trained on."
-    split: str = "test"
-    "Split to evaluate on."
-    predictions: Location | None = None
-    "A finished table of predictions instead of a run."
-    response: ResponseConfig = ResponseConfig()
-    "Bins and estimators."
-    batch_size: int = Field(default=2048, ge=1)
-    "Jets at a time."
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "EvaluateVerb":
-        if (self.run is None) == (self.predictions is None):
-            raise ValueError("give either run=DIRECTORY (of `distjet train`) or predictions=FILE.parquet")
-        return self
+class PredictVerb(PredictConfig):
+    """`distjet predict`."""
+
+    tasks: TasksConfig = TasksConfig()
+    "Where it runs."
 
 
 class QuickstartVerb(Config):
@@ -136,9 +123,20 @@ CONFIGS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "tune": TuneConfig,
     "evaluate": EvaluateVerb,
+    "predict": PredictVerb,
+    "export": ExportConfig,
     "quickstart": QuickstartVerb,
 }
 "What each verb is configured with."
+
+ALTERNATIVES: dict[str, dict[str, type[Config]]] = {"train": {"chain": ChainConfig}}
+"What a verb is configured with instead, where the configuration has this key at its top: a chain is run like a network."
+
+
+def config_class(verb: str, files: Sequence[Path], overrides: Sequence[str]) -> type[Config]:
+    """Return what a verb is configured with, given the keys of its files and overrides."""
+    given = top_level_keys(files, overrides) if verb in ALTERNATIVES else set()
+    return next((model for key, model in ALTERNATIVES.get(verb, {}).items() if key in given), CONFIGS[verb])
 
 
 def simulate(config: SimulateVerb) -> dict[str, Any]:
@@ -199,8 +197,10 @@ def verify(config: VerifyVerb) -> dict[str, Any]:
     return result
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train a model, or an ensemble of them."""
+def train(config: TrainConfig | ChainConfig) -> dict[str, Any]:
+    """Train a model, or an ensemble of them, or fit a classical chain."""
+    if isinstance(config, ChainConfig):
+        return _train_chain(config)
     if config.ensemble.num_members > 1:
         return _train_ensemble(config)
     from distjet.cluster.train import train as run
@@ -215,6 +215,18 @@ def train(config: TrainConfig) -> dict[str, Any]:
         best["val_mean_resolution"],
         config.output,
     )
+    return result
+
+
+def _train_chain(config: ChainConfig) -> dict[str, Any]:
+    from distjet.calibration.fit import train_chain
+    from distjet.evaluation.tables import percent
+
+    with locked(config.output):
+        result = train_chain(config)
+    found = result["closure"]["response"][result["steps"][-1]]
+    closure = (percent(found["max_abs_bias_30_60"]), percent(found["max_abs_bias_above_60"]))
+    logger.info("worst |closure| %s at 30-60 GeV, %s above; chain and report in %s", *closure, config.output)
     return result
 
 
@@ -244,22 +256,51 @@ def tune(config: TuneConfig) -> dict[str, Any]:
 
 
 def evaluate(config: EvaluateVerb) -> dict[str, Any]:
-    """Evaluate a run, or a table of predictions."""
+    """Evaluate trainings, or tables of predictions."""
+    from distjet.evaluation.headline_table import text_summary
     from distjet.evaluation.report import evaluate_predictions
-    from distjet.evaluation.tables import text_table
+    from distjet.training.comparison import identity_of, make_sources, provenance_of
 
-    provenance = _provenance(config)
+    provenance = {"distjet_version": distjet.__version__, "git_commit": git_commit(), **provenance_of(config)}
     with locked(config.output):
-        claim(config.output, "evaluate", _identity(config, provenance))
+        claim(config.output, "evaluate", identity_of(config, provenance))
         if (finished := config.output / "metrics.json").is_file():
             logger.info("%s is finished; nothing to do", config.output)
-            _show(text_table(read_json(finished)))
+            _show(text_summary(read_json(finished)))
             return read_json(finished)
-        predictions = config.predictions or _predict(config)
+        sources = make_sources(config)
         _save_config(config)
-        result = evaluate_predictions(predictions, config.response, provenance, config.output)
-    _show(text_table(result))
+        result = evaluate_predictions(sources, config.response, provenance, config.output)
+    _show(text_summary(result))
     logger.info("report: %s", config.output / "report.html")
+    return result
+
+
+def predict(config: PredictVerb) -> dict[str, Any]:
+    """Calibrate the jets of ROOT ntuples."""
+    from distjet.application.predict import predict as run
+    from distjet.cluster.dask import executor
+
+    with locked(config.output), executor(config.tasks) as execute:
+        result = run(_narrow(config, PredictConfig), execute)
+        _save_config(config)
+    logger.info("%d of %d jets calibrated; predictions in %s", result["calibrated"], result["jets"], config.output)
+    for reason, jets in result["not_calibrated"].items():
+        logger.warning("%d jets not calibrated: %s", jets, reason)
+    return result
+
+
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Write a trained network as an ONNX model."""
+    from distjet.application.onnx_export import export as run
+
+    result = run(config)
+    logger.info(
+        "%s: opset %d, inputs %s; on %d jets it differs from the network by at most %.1e (allowed %.1e)",
+        *(config.output, result["opset"], ", ".join(result["inputs"]), result["jets_compared"]),
+        *(result["max_difference"], config.tolerance),
+    )
+    logger.info("an example of its use: %s", result["example"])
     return result
 
 
@@ -283,45 +324,6 @@ def _narrow(config: Config, base: type[Narrow]) -> Narrow:
 
 def _save_config(config: Any) -> None:
     write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def _predict(config: EvaluateVerb) -> Path:
-    from distjet.training.inference import load_run, write_predictions
-
-    assert config.run is not None
-    dataset = config.dataset or load_run(config.run).dataset
-    return write_predictions(config.run, dataset, config.split, config.output / "predictions.parquet", config.batch_size)
-
-
-def _identity(config: EvaluateVerb, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What defines an evaluation: its settings, and the data and training (or the table) behind it."""
-    content = config.model_dump(mode="json", include={"split", "response", "predictions"})
-    if config.run is not None:
-        content |= {"training": read_json(config.run / IDENTITY_FILE)["identity"]}
-    return content | {"dataset_fingerprint": provenance.get("dataset_fingerprint")}
-
-
-def _provenance(config: EvaluateVerb) -> dict[str, Any]:
-    """What the numbers came from: data, configuration, code and seeds."""
-    content: dict[str, Any] = {"distjet_version": distjet.__version__, "git_commit": git_commit()}
-    if config.predictions is not None:
-        return content | {"predictions": str(config.predictions)}
-    assert config.run is not None
-    from distjet.dataset.manifest import Manifest
-    from distjet.training.inference import load_run, read_metrics
-
-    training, metrics = load_run(config.run), read_metrics(config.run)
-    manifest = Manifest.load(config.dataset or training.dataset)
-    return content | {
-        "dataset": str(manifest.path),
-        "dataset_fingerprint": manifest.fingerprint,
-        "trained_on_fingerprint": metrics["dataset_fingerprint"],
-        "split": config.split,
-        "train_seed": training.seed,
-        "prepare_seed": manifest.content["config"]["seed"],
-        "best_epoch": metrics["best_epoch"],
-        "training": training.model_dump(mode="json"),
-    }
 
 
 def _show(table: Any) -> None:

@@ -14,7 +14,7 @@ from distjet.dataset.manifest import Manifest
 from distjet.run_directory import IDENTITY_FILE
 from tests.dataset.files import PROJECT
 
-VERBS = ["simulate", "prepare", "inspect", "verify", "train", "tune", "evaluate", "quickstart"]
+VERBS = ["simulate", "prepare", "inspect", "verify", "train", "tune", "evaluate", "predict", "export", "quickstart"]
 HEAVY = ["torch", "ray", "optuna", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
 
 
@@ -153,7 +153,7 @@ def test_verify_says_ok_or_what_is_wrong(toy_dataset: Manifest, tmp_path: Path) 
 
 
 def test_jobs_are_the_same_verbs(tmp_path: Path) -> None:
-    for verb in ("simulate", "prepare", "verify", "train", "evaluate"):
+    for verb in ("simulate", "prepare", "verify", "train", "evaluate", "predict", "export"):
         as_job = distjet(f"output={tmp_path}", "no_such_key=1", module=f"jobs.{verb}")
         as_verb = distjet(verb, f"output={tmp_path}", "no_such_key=1")
         assert as_job.returncode == as_verb.returncode == 2

@@ -1,0 +1,1 @@
+"""The classical calibration of jets: pileup subtraction, numerical inversion, eta correction, sequential correction."""
