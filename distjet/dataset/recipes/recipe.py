@@ -369,6 +369,10 @@ def _as_inputs(given: Any) -> Any:
     return given
 
 
+Inputs = Annotated[tuple[Input, ...], BeforeValidator(_as_inputs)]
+"A folder, a pattern, a URL, a text file that lists them, a list of these, {sample: files}, or [{sample, files}]."
+
+
 class Split(Config):
     """Fractions of the events; what is left after train and val is the test split."""
 
@@ -424,12 +428,16 @@ class Remote(Config):
         return next((options for protocol, options in self.options.items() if url.startswith(f"{protocol}:")), {})
 
 
+RemoteChoice = Annotated[Remote, BeforeValidator(_as_remote)]
+"`stage` or `direct` alone is the mode."
+
+
 class PrepareConfig(Config):
     """ROOT ntuples to a sharded, shuffled dataset with a manifest."""
 
-    inputs: Annotated[tuple[Input, ...], BeforeValidator(_as_inputs)] = Field(min_length=1)
+    inputs: Inputs = Field(min_length=1)
     "A folder, a pattern, a URL, a text file that lists them, a list of these, {sample: files}, or [{sample, files}]."
-    remote: Annotated[Remote, BeforeValidator(_as_remote)] = Remote()
+    remote: RemoteChoice = Remote()
     "How URLs are read; `stage` or `direct` alone is the mode."
     checksums: Annotated[Path | dict[str, str] | None, Place()] = None
     """What a catalogue says about input files, to be compared with their bytes: a text file with lines
