@@ -12,25 +12,23 @@ Decisions a reader would question:
 Records and metrics are plain dicts: what stands in metrics.json is what plots, report and tables are made from.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distjet.errors import DataError
+from distjet.evaluation.axes import Bins, Record, energy_bins
 from distjet.evaluation.config import EstimatorConfig, ResponseConfig
 from distjet.evaluation.estimators import (
     MIN_ENTRIES,
     Estimate,
     checked_histograms,
     core_status,
-    estimate,
+    estimate_many,
     fit_cores,
 )
 from distjet.evaluation.predictions import Predictions
 
 Array = NDArray[np.float64]
-Record = dict[str, Any]
 
 SCALED_SUFFIX = "_mass_scaled"
 "`calibrated_mass_scaled` is the reference mass, multiplied by the energy correction of `calibrated`."
@@ -71,90 +69,87 @@ def mass_methods(predictions: Predictions) -> tuple[str, ...]:
     return (reference, *(name for method in others for name in (f"{method}{SCALED_SUFFIX}", method)))
 
 
-def rows_per_bin(predictions: Predictions, config: ResponseConfig) -> dict[tuple[int, int], NDArray[np.intp]]:
-    """Row numbers of the jets in each (|eta|, energy) bin; low edges belong to their bin."""
-    energy_edges, eta_edges = np.asarray(energy_edges_gev(predictions, config)), np.asarray(config.abs_eta_edges)
-    energy = np.searchsorted(energy_edges, predictions.columns["true_energy"], side="right") - 1
-    eta = np.searchsorted(eta_edges, np.abs(predictions.columns["true_eta"]), side="right") - 1
-    num_energy, num_eta = len(energy_edges) - 1, len(eta_edges) - 1
-    inside = (energy >= 0) & (energy < num_energy) & (eta >= 0) & (eta < num_eta)
-    flat = np.where(inside, eta * num_energy + energy, num_eta * num_energy)
-    order = np.argsort(flat, kind="stable")
-    bounds = np.searchsorted(flat[order], np.arange(num_eta * num_energy + 1))
-    return {divmod(i, num_energy): order[bounds[i] : bounds[i + 1]] for i in range(num_eta * num_energy)}
+def massive_jets(predictions: Predictions, config: ResponseConfig) -> Predictions:
+    """Keep the jets whose true mass can be a denominator."""
+    keep = predictions.columns["true_mass"] > config.mass_true_min_gev
+    return predictions if np.all(keep) else predictions.select(keep)
 
 
-def energy_edges_gev(predictions: Predictions, config: ResponseConfig) -> tuple[float, ...]:
-    """Edges of the bins in true energy: configured, or log-spaced over the range of the jets."""
-    if config.energy_edges_gev is not None:
-        return tuple(float(edge) for edge in config.energy_edges_gev)
-    energy = predictions.columns["true_energy"]
-    low, high = float(energy.min()), float(energy.max()) * (1 + 1e-9)
-    return tuple(np.geomspace(low, max(high, low * 1.01), config.num_log_energy_bins + 1).tolist())
-
-
-def binned_response(predictions: Predictions, method: str, observable: str, config: ResponseConfig) -> list[Record]:
-    """Scale and resolution in each (|eta|, energy) bin.
+def binned_response(
+    predictions: Predictions, method: str, observable: str, config: ResponseConfig, bins: Bins | None = None
+) -> list[Record]:
+    """Scale and resolution in each bin.
 
     Args:
         predictions: Selected jets.
         method: One of the methods; for the mass also `<method>_mass_scaled`.
         observable: `energy`, `mass` (responses) or `rapidity` (residual).
-        config: Bins, thresholds, estimator.
+        config: Thresholds, estimator.
+        bins: By default those of the true energy.
 
     Returns:
         One record per bin. Numbers that need at least 10 jets are None below that.
     """
     if observable == "mass":
-        predictions = predictions.select(predictions.columns["true_mass"] > config.mass_true_min_gev)
-    values = observable_values(predictions, method, observable)
-    energy_edges = energy_edges_gev(predictions, config)
-    records = []
-    for (eta_bin, energy_bin), rows in rows_per_bin(predictions, config).items():
-        record: Record = {
-            "energy_low_gev": energy_edges[energy_bin],
-            "energy_high_gev": energy_edges[energy_bin + 1],
-            "abs_eta_low": float(config.abs_eta_edges[eta_bin]),
-            "abs_eta_high": float(config.abs_eta_edges[eta_bin + 1]),
-            "mean_energy_gev": float(predictions.columns["true_energy"][rows].mean()) if len(rows) else None,
-        }
-        weights = predictions.columns["weight"][rows] if config.use_weights else None
-        records.append(record | _bin_numbers(values[rows], weights, observable, config))
-    return records
+        predictions = massive_jets(predictions, config)
+    bins = bins or energy_bins(predictions, config)
+    values, x = observable_values(predictions, method, observable), bins.x.values(predictions, method)
+    records, samples = [], []
+    for limits, rows in zip(bins.limits(), bins.rows(predictions, method), strict=True):
+        mean = {bins.x.mean: float(x[rows].mean()) if len(rows) else None}
+        samples.append((values[rows], predictions.columns["weight"][rows] if config.use_weights else None))
+        records.append(limits | mean | entries(*samples[-1], config))
+    enough = [record["num_effective"] >= MIN_ENTRIES for record in records]
+    estimates = iter(estimate_many([sample for sample, some in zip(samples, enough, strict=True) if some], config.estimator))
+    found = [next(estimates) if some else None for some in enough]
+    numbers = _residual_numbers if observable == "rapidity" else _response_numbers
+    return [record | numbers(result) for record, result in zip(records, found, strict=True)]
 
 
-def summarise(predictions: Predictions, config: ResponseConfig) -> dict[str, Any]:
-    """All numbers of the evaluation as one nested dict, fit for JSON.
-
-    Args:
-        predictions: All jets of the table; the selection is applied here.
-        config: Selection, bins, estimator.
-
-    Returns:
-        `num_jets_total`, `num_jets`, `num_jets_outside_bins`, and `energy_response`, `mass_response`, `rapidity_residual`, each
-        with headline numbers and `bins` per method.
-
-    Raises:
-        DataError: If no jet is left.
-    """
-    jets = select_jets(predictions, config)
-    inside = sum(len(rows) for rows in rows_per_bin(jets, config).values())
-    metrics: dict[str, Any] = {
-        "num_jets_total": predictions.num_jets_total,
-        "num_jets": jets.num_jets,
-        "num_jets_outside_bins": jets.num_jets - inside,
-        "methods": list(jets.methods),
+def entries(values: Array, weights: Array | None, config: ResponseConfig) -> Record:
+    """Count the jets of a bin, and say what they are enough for."""
+    num_effective = effective_entries(len(values), weights)
+    return {
+        "num_jets": len(values),
+        "num_effective": num_effective,
+        "enough_entries": num_effective > config.min_entries,
+        "drawn": num_effective >= config.min_entries_drawn,
     }
-    if "energy" in config.observables:
-        metrics["energy_response"] = {m: _response_summary(binned_response(jets, m, "energy", config)) for m in jets.methods}
-    if "mass" in config.observables:
-        metrics["num_jets_below_true_mass"] = int(np.sum(jets.columns["true_mass"] <= config.mass_true_min_gev))
-        metrics["mass_response"] = {m: _response_summary(binned_response(jets, m, "mass", config)) for m in mass_methods(jets)}
-    if "rapidity" in config.observables:
-        metrics["rapidity_residual"] = {
-            m: _residual_summary(binned_response(jets, m, "rapidity", config)) for m in jets.methods
-        }
-    return metrics
+
+
+def effective_entries(num_jets: int, weights: Array | None) -> float:
+    """Return the number of unweighted jets that would have the same statistical error."""
+    if weights is None:
+        return float(num_jets)
+    squares = float(np.sum(weights**2))
+    return float(np.sum(weights)) ** 2 / squares if squares > 0 else 0.0
+
+
+def summarise_response(records: list[Record]) -> Record:
+    """Headline numbers of a response, and its bins."""
+    used = headline_bins(records)
+    return {
+        **worst_of(used, "scale_core", "max_abs_bias"),
+        **mean_abs_of(used, "scale_core", "mean_abs_bias"),
+        **worst_of(used, "scale_median", "max_abs_bias_median"),
+        **mean_abs_of(used, "scale_median", "mean_abs_bias_median"),
+        **mean_of(used, "resolution", "mean_resolution"),
+        **mean_of(used, "core_resolution", "mean_core_resolution"),
+        "num_bins": len(used),
+        "num_bins_without_core": sum(record["core_status"] != "ok" for record in used),
+        "bins": records,
+    }
+
+
+def summarise_residual(records: list[Record]) -> Record:
+    """Headline numbers of a residual, and its bins."""
+    used = headline_bins(records)
+    return {
+        **worst_of(used, "median", "max_abs_median", expected=0.0),
+        **mean_of(used, "width", "mean_width"),
+        "num_bins": len(used),
+        "bins": records,
+    }
 
 
 def closure_from_histograms(
@@ -208,25 +203,6 @@ def _scaled_mass(predictions: Predictions, method: str) -> Array:
     return predictions.columns[f"{reference}_mass"] * predictions.columns[f"{method}_energy"] / energy
 
 
-def _bin_numbers(values: Array, weights: Array | None, observable: str, config: ResponseConfig) -> Record:
-    num_effective = _effective_entries(values, weights)
-    result = None if num_effective < MIN_ENTRIES else estimate(values, weights, config.estimator)
-    numbers = {
-        "num_jets": len(values),
-        "num_effective": num_effective,
-        "enough_entries": num_effective > config.min_entries,
-        "drawn": num_effective >= config.min_entries_drawn,
-    }
-    return numbers | (_residual_numbers(result) if observable == "rapidity" else _response_numbers(result))
-
-
-def _effective_entries(values: Array, weights: Array | None) -> float:
-    if weights is None:
-        return float(len(values))
-    squares = float(np.sum(weights**2))
-    return float(np.sum(weights)) ** 2 / squares if squares > 0 else 0.0
-
-
 def _response_numbers(result: Estimate | None) -> Record:
     names = {"scale_core": "core", "scale_median": "median", "resolution": "resolution", "core_resolution": "core_resolution"}
     return _numbers(result, names) | {"core_status": result.core_status if result else "few entries"}
@@ -244,43 +220,21 @@ def _numbers(result: Estimate | None, names: dict[str, str]) -> Record:
     return record
 
 
-def _response_summary(records: list[Record]) -> Record:
-    used = headline_bins(records)
-    return {
-        **_worst(used, "scale_core", "max_abs_bias"),
-        **_mean_abs(used, "scale_core", "mean_abs_bias"),
-        **_worst(used, "scale_median", "max_abs_bias_median"),
-        **_mean_abs(used, "scale_median", "mean_abs_bias_median"),
-        **_mean(used, "resolution", "mean_resolution"),
-        **_mean(used, "core_resolution", "mean_core_resolution"),
-        "num_bins": len(used),
-        "num_bins_without_core": sum(record["core_status"] != "ok" for record in used),
-        "bins": records,
-    }
-
-
-def _residual_summary(records: list[Record]) -> Record:
-    used = headline_bins(records)
-    return {
-        **_worst(used, "median", "max_abs_median", expected=0.0),
-        **_mean(used, "width", "mean_width"),
-        "num_bins": len(used),
-        "bins": records,
-    }
-
-
-def _worst(used: list[Record], key: str, name: str, expected: float = 1.0) -> Record:
+def worst_of(used: list[Record], key: str, name: str, expected: float = 1.0) -> Record:
+    """The largest distance of a number from what is expected, with the error of that bin."""
     if not used:
         return {name: None, f"{name}_error": None}
-    worst = max(used, key=lambda record: abs(record[key] - expected))
-    return {name: abs(worst[key] - expected), f"{name}_error": worst[f"{key}_error"]}
+    found = max(used, key=lambda record: abs(record[key] - expected))
+    return {name: abs(found[key] - expected), f"{name}_error": found[f"{key}_error"]}
 
 
-def _mean_abs(used: list[Record], key: str, name: str) -> Record:
-    return _average([abs(record[key] - 1) for record in used], [record[f"{key}_error"] for record in used], name)
+def mean_abs_of(used: list[Record], key: str, name: str, expected: float = 1.0) -> Record:
+    """The mean distance of a number from what is expected."""
+    return _average([abs(record[key] - expected) for record in used], [record[f"{key}_error"] for record in used], name)
 
 
-def _mean(used: list[Record], key: str, name: str) -> Record:
+def mean_of(used: list[Record], key: str, name: str) -> Record:
+    """The mean of a number over bins."""
     return _average([record[key] for record in used], [record[f"{key}_error"] for record in used], name)
 
 

@@ -6,7 +6,8 @@ The same rows go into the report and onto the terminal. A number is printed with
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distjet.evaluation.response import SCALED_SUFFIX, Record, headline_bins
+from distjet.evaluation.axes import Record
+from distjet.evaluation.response import SCALED_SUFFIX, headline_bins
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +19,7 @@ ETA = "\N{GREEK SMALL LETTER ETA}"
 NO_BIN = "No bin holds enough jets for a headline number: evaluate more jets or wider bins."
 GROUP_NAMES = {"energy_response": "energy", "mass_response": "mass"}
 
-HEADLINE_HEADER = (
+RESPONSE_HEADER = (
     "",
     "worst |core \N{MINUS SIGN} 1|",
     "mean |core \N{MINUS SIGN} 1|",
@@ -48,6 +49,16 @@ def thousands(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
+MAX_SENTENCES = 2
+"More methods than this are not described one by one: the table does it."
+BEST = {
+    "mean_abs_bias_pt_above_60": ("Smallest mean |closure| above 60 GeV", percent),
+    "mean_resolution": ("Best mean resolution", percent),
+    "mean_mass_resolution": ("Best mean mass resolution", percent),
+    "slope_npv_gev": ("Smallest slope of the pT (GeV) per vertex", number),
+}
+
+
 def core_remark(before: Record, after: Record) -> str:
     """Say which of the two has no core, and why."""
     return "; ".join(r["core_status"] for r in (before, after) if r["core_status"] != "ok")
@@ -70,22 +81,19 @@ def method_name(method: str, reference: str) -> str:
     return method
 
 
-def headline_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """One row per observable and method: worst and mean bias, resolution, and how many bins are within 1 and 2 %."""
-    rows = []
-    for group, name in GROUP_NAMES.items():
-        for method, summary in metrics.get(group, {}).items():
-            rows.append(
-                [
-                    f"{name}: {method_name(method, metrics['methods'][0])}",
-                    percent(summary["max_abs_bias"], summary["max_abs_bias_error"]),
-                    percent(summary["mean_abs_bias"], summary["mean_abs_bias_error"]),
-                    percent(summary["max_abs_bias_median"], summary["max_abs_bias_median_error"]),
-                    percent(summary["mean_resolution"], summary["mean_resolution_error"]),
-                    *(f"{count_within(summary['bins'], limit)} of {summary['num_bins']}" for limit in (0.01, 0.02)),
-                ]
-            )
-    return rows
+def response_rows(metrics: dict[str, Any], group: str) -> list[list[str]]:
+    """One row per method: worst and mean bias, resolution, and how many bins are within 1 and 2 %."""
+    return [
+        [
+            method_name(method, metrics["methods"][0]),
+            percent(summary["max_abs_bias"], summary["max_abs_bias_error"]),
+            percent(summary["mean_abs_bias"], summary["mean_abs_bias_error"]),
+            percent(summary["max_abs_bias_median"], summary["max_abs_bias_median_error"]),
+            percent(summary["mean_resolution"], summary["mean_resolution_error"]),
+            *(f"{count_within(summary['bins'], limit)} of {summary['num_bins']}" for limit in (0.01, 0.02)),
+        ]
+        for method, summary in metrics.get(group, {}).items()
+    ]
 
 
 def count_within(records: Sequence[Record], limit: float) -> int:
@@ -101,6 +109,8 @@ def verdict(metrics: dict[str, Any]) -> list[str]:
         return ["The energy response was not evaluated."]
     if energy[reference]["num_bins"] == 0:
         return [NO_BIN]
+    if len(others) > MAX_SENTENCES:
+        return _best(metrics, others)
     before = energy[reference]
     lines = []
     for method in others:
@@ -113,6 +123,18 @@ def verdict(metrics: dict[str, Any]) -> list[str]:
             f"(before: {percent(before['mean_resolution'])}), in {after['num_bins']} bins."
         )
     return lines or [f"Only {reference} was evaluated; there is nothing to compare it with."]
+
+
+def _best(metrics: dict[str, Any], others: Sequence[str]) -> list[str]:
+    """One sentence per quantity: the method that does it best."""
+    lines = []
+    for name, (words, write) in BEST.items():
+        known = [m for m in others if metrics["headline"][m][name] is not None]
+        if known:
+            best = min(known, key=lambda method: abs(metrics["headline"][method][name]))
+            numbers = metrics["headline"][best]
+            lines.append(f"{words}: {best}, {write(numbers[name], numbers[f'{name}_error'])}.")
+    return [" ".join(lines)] if lines else [NO_BIN]
 
 
 def bin_rows(metrics: dict[str, Any], group: str, method: str) -> tuple[list[list[str]], list[bool]]:

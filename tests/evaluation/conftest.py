@@ -9,6 +9,7 @@ import pytest
 
 from distjet.evaluation.config import ResponseConfig
 from distjet.evaluation.report import evaluate_predictions
+from distjet.evaluation.sources import Sources
 
 
 def raw_scale(energy_gev, abs_eta):
@@ -31,11 +32,18 @@ def toy_columns(num_jets=40_000, seed=3, max_abs_eta=2.1, calibrated_scale=1.0):
     raw = raw_scale(energy, np.abs(eta)) * (1 + sigma * (common + tail))
     calibrated = calibrated_scale * (1 + 0.8 * sigma * (common + tail))
     mass_noise = rng.normal(0, 1, num_jets)
+    num_interactions = rng.uniform(10, 70, num_jets)
     return {
         "run": np.full(num_jets, 2, np.int64),
         "event": np.arange(num_jets, dtype=np.int64) // 2,
         "jet_index": (np.arange(num_jets) % 2).astype(np.int32),
         "weight": np.ones(num_jets),
+        "mu": num_interactions,
+        "npv": rng.poisson(0.6 * num_interactions),
+        "flavour": rng.choice([1, 2, 4, 21, 21], num_jets),
+        "charged_fraction": rng.uniform(0, 1, num_jets),
+        "num_tracks": rng.poisson(6, num_jets),
+        "calibrated_pit": rng.uniform(0, 1, num_jets),
         "true_pt": np.sqrt(energy**2 - mass**2) / np.cosh(eta),
         "true_eta": eta,
         "true_phi": rng.uniform(-np.pi, np.pi, num_jets),
@@ -83,4 +91,4 @@ def evaluated(tmp_path_factory, report_config):
     folder = tmp_path_factory.mktemp("evaluated")
     table = write_table(folder / "predictions.parquet", toy_columns(12_000))
     provenance = {"dataset": {"fingerprint": "f" * 32}, "git_commit": "<script>alert(1)</script>", "seed": 7}
-    return folder, evaluate_predictions(table, report_config, provenance, folder)
+    return folder, evaluate_predictions(Sources.of_table(table), report_config, provenance, folder)

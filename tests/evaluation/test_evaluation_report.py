@@ -14,22 +14,40 @@ from rich.console import Console
 from distjet.errors import DataError
 from distjet.evaluation import html
 from distjet.evaluation.config import EstimatorConfig, ResponseConfig
-from distjet.evaluation.plots import make_plots, spread
+from distjet.evaluation.curves import spread
+from distjet.evaluation.plots import make_plots
 from distjet.evaluation.predictions import read_predictions
 from distjet.evaluation.report import evaluate_predictions
-from distjet.evaluation.response import summarise
+from distjet.evaluation.sources import Sources
+from distjet.evaluation.summary import summarise
 from distjet.evaluation.tables import text_table
 
 PLOTS = {
     "energy_scale",
     "energy_scale_zoom",
-    "energy_resolution",
+    "energy_scale_pt",
+    "energy_median_pt",
     "energy_scale_eta",
+    "energy_resolution",
     "energy_distributions",
+    "resolution_fit",
+    "energy_scale_reco_energy",
+    "energy_scale_reco_pt",
     "mass_scale",
     "mass_resolution",
+    "mass_scale_shape",
+    "mass_resolution_shape",
+    "mass_beyond_energy",
     "rapidity_median",
     "rapidity_width",
+    "pileup_slopes",
+    "pileup_npv",
+    "pileup_mu",
+    "flavour",
+    "dependence_charged_fraction",
+    "dependence_num_tracks",
+    "density_pit",
+    "density_coverage",
 }
 
 
@@ -143,10 +161,12 @@ def test_terminal_table_fits_eighty_columns(evaluated):
 
 def test_a_handful_of_jets_gives_a_report_without_headline_numbers(tmp_path, make_columns, save):
     table = save(tmp_path / "p.parquet", make_columns(30))
-    metrics = evaluate_predictions(table, ResponseConfig(), {}, tmp_path / "out")
+    metrics = evaluate_predictions(Sources.of_table(table), ResponseConfig(), {}, tmp_path / "out")
     assert metrics["energy_response"]["calibrated"]["num_bins"] == 0
     assert metrics["energy_response"]["calibrated"]["max_abs_bias"] is None
-    assert "No bin holds enough jets" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No bin holds enough jets" in page
+    assert "<td>pileup: not drawn</td><td>no bin holds 50 jets</td>" in page
     assert "No bin holds enough jets" in str(text_table(metrics).caption)
     assert not (tmp_path / "out" / "plots").exists()
 
@@ -155,7 +175,7 @@ def test_a_failed_evaluation_leaves_no_metrics(tmp_path, make_columns, save):
     columns = make_columns(30)
     columns["raw_energy"][3] = float("nan")
     with pytest.raises(DataError, match="raw_energy must be finite"):
-        evaluate_predictions(save(tmp_path / "p.parquet", columns), ResponseConfig(), {}, tmp_path / "out")
+        evaluate_predictions(Sources.of_table(save(tmp_path / "p.parquet", columns)), ResponseConfig(), {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -167,7 +187,7 @@ def test_only_the_reference_and_three_methods_work_too(tmp_path, make_columns, s
     energy_only = {**quick, "observables": ("energy",)}
     three = summarise(read_predictions(path, ResponseConfig(**quick)), ResponseConfig(**quick))
     assert list(three["mass_response"]) == ["raw", "calibrated_mass_scaled", "calibrated", "chain_mass_scaled", "chain"]
-    alone = evaluate_predictions(path, ResponseConfig(methods=("raw",), **energy_only), {}, tmp_path / "out")
+    alone = evaluate_predictions(Sources.of_table(path), ResponseConfig(methods=("raw",), **energy_only), {}, tmp_path / "out")
     assert alone["methods"] == ["raw"]
     assert "nothing to compare" in (tmp_path / "out" / "report.html").read_text()
 

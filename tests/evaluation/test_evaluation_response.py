@@ -10,7 +10,8 @@ import pytest
 from distjet.errors import DataError
 from distjet.evaluation.config import EstimatorConfig, ResponseConfig
 from distjet.evaluation.predictions import discover_methods, read_predictions
-from distjet.evaluation.response import binned_response, headline_bins, observable_values, select_jets, summarise
+from distjet.evaluation.response import binned_response, headline_bins, observable_values, select_jets
+from distjet.evaluation.summary import summarise
 
 QUICK = ResponseConfig(estimator=EstimatorConfig(num_replicas=40))
 
@@ -155,7 +156,8 @@ def test_low_edge_belongs_to_its_bin_and_the_last_edge_does_not(tmp_path, make_c
 
 
 def test_methods_are_discovered_with_raw_first():
-    names = ["true_energy", "chain_energy", "gnn_energy", "raw_energy", "gnn_mass"]
+    names = ["true_energy", "true_mass", "log_jet_energy", "chain_energy", "gnn_energy", "raw_energy"]
+    names += ["gnn_mass", "raw_pt", "chain_rapidity"]
     assert discover_methods(names) == ("raw", "chain", "gnn")
 
 
