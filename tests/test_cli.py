@@ -1,6 +1,7 @@
 """The command line as a user meets it: in a process of its own."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -28,12 +29,18 @@ def distjet(*arguments: str, module: str = "distjet.cli") -> subprocess.Complete
 def test_help_and_version_come_at_once(arguments: list[str]) -> None:
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = cpu_seconds_of_children()
         result = distjet(*arguments)
-        times.append(time.perf_counter() - started)
+        times.append(cpu_seconds_of_children() - before)
         assert result.returncode == 0, result.stderr
     assert "distjet" in result.stdout
     assert min(times) < 1.0
+
+
+def cpu_seconds_of_children() -> float:
+    """Time of the processor, because other tests run at the same time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_configuration_error_imports_nothing_heavy() -> None:
@@ -117,7 +124,8 @@ def test_keys_lists_what_can_be_configured() -> None:
     assert any(line.startswith("loss.energy.bandwidth=0.1") for line in lines)
     assert any(line.startswith("model.width=64") for line in lines)
     assert any(line.startswith("schedule.name=cosine") and "One of cosine, flat_then_anneal," in line for line in lines)
-    assert any(line.startswith("loss.energy:") and "One of lgk, mse, mae, huber, or package" in line for line in lines)
+    losses = "One of lgk, mse, mae, huber, gnll, mdn, quantile, or package"
+    assert any(line.startswith("loss.energy:") and losses in line for line in lines)
     assert "mass_edges_gev=[0.0,5.0,10.0,...,300.0]" in distjet("prepare", "--keys").stdout
     for verb in VERBS:
         assert distjet(verb, "--keys").returncode == 0

@@ -183,7 +183,8 @@ def test_the_kubernetes_job_is_a_distjet_command_on_workers_from_zero() -> None:
 def documented_commands() -> list[list[str]]:
     """Commands in blocks and tables of the documentation that hold a command line of distjet, as a shell would split them."""
     text = "".join((PROJECT / name).read_text() for name in ("README.md", "docs/clusters.md", "docs/observability.md"))
-    blocks = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    whole = text.replace("\\\n", "")  # a backslash continues a line
+    blocks = [line for block in re.findall(r"```bash\n(.*?)```", whole, re.DOTALL) for line in block.splitlines()]
     rows = re.findall(r"^\|.*`(distjet (?:quickstart|\w+ [^`]+))` \|", text, re.MULTILINE)
     lines = [shlex.split(line, comments=True) for line in [*blocks, *rows] if "..." not in line]
     return [line for line in lines if line[:1] in (["distjet"], ["sbatch"]) or "jobs.train" in line]

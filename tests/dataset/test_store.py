@@ -46,7 +46,7 @@ def on_disk(ntuples: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest
 @pytest.fixture(scope="module")
 def on_store(ntuples: Path, store: str) -> Manifest:
     """The same dataset, written to the store."""
-    return run(f"{store}/prepared", inputs(ntuples), **SMALL)
+    return run(f"{store}/{ntuples.name}", inputs(ntuples), **SMALL)
 
 
 SMALL = {"entries_per_task": 60, "rows_per_shard": 100, "row_group_size": 40}
