@@ -41,7 +41,7 @@ test: .venv/ready-dev ## fast tests, then those with a local Ray or Dask cluster
 integration: .venv/ready-dev ## only the tests that start a local Ray or Dask cluster
 	@$(BIN)/python -m pytest -m "integration and not faults and not gpu"
 
-faults: .venv/ready-dev ## tests that kill processes again and again (10 min); bench-faults kills at random
+faults: .venv/ready-dev ## tests that kill processes again and again; bench-faults kills at random
 	@$(BIN)/python -m pytest -m faults
 
 gpu: .venv/ready-dev ## tests that need a CUDA device

@@ -126,17 +126,22 @@ def energy_curves(core: str) -> list[Curves]:
             x="eta",
             panel="true_energy",
         ),
-        replace(
-            scale,
-            key="resolution",
-            name="energy_resolution",
-            title="Energy resolution",
-            y_label=f"Resolution of {ENERGY}",
-            sentence=RESOLUTION_SENTENCE,
-            centre=None,
-            ratio=True,
-        ),
+        _resolution(scale, "energy", ENERGY),
     ]
+
+
+def _resolution(scale: Curves, observable: str, response: str) -> Curves:
+    """Return the figure of the resolution that belongs to one of the scale."""
+    return replace(
+        scale,
+        key="resolution",
+        name=f"{observable}_resolution",
+        title=f"{observable.capitalize()} resolution",
+        y_label=f"Resolution of {response}",
+        sentence=RESOLUTION_SENTENCE,
+        centre=None,
+        ratio=True,
+    )
 
 
 def reconstructed_curves(core: str) -> list[Curves]:
@@ -151,16 +156,7 @@ def reconstructed_curves(core: str) -> list[Curves]:
 def mass_curves(core: str) -> list[Curves]:
     """Figures of the mass response."""
     scale = Curves("mass_response", "scale_core", "mass_scale", "Mass scale", f"Core of {MASS}", core, 1.0)
-    resolution = replace(
-        scale,
-        key="resolution",
-        name="mass_resolution",
-        title="Mass resolution",
-        y_label=f"Resolution of {MASS}",
-        sentence=RESOLUTION_SENTENCE,
-        centre=None,
-        ratio=True,
-    )
+    resolution = _resolution(scale, "mass", MASS)
     shape: dict[str, Any] = {"group": "mass_response_shape", "x": "true_pt", "panel": "mass_over_pt"}
     beyond = replace(
         scale,

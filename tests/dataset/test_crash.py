@@ -374,7 +374,6 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     assert not alive
 
 
-@pytest.mark.faults
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.timeout(900)
