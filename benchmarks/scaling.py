@@ -1,6 +1,6 @@
 """What does Ray Train cost, and what does a second process bring? Prints one JSON object on the last line.
 
-    python -m benchmarks.scaling [--jets 6000] [--batch-size 64] [--rounds 3] [--folder FOLDER]
+    python -m benchmarks.scaling [--jets 6000] [--batch-size 64] [--rounds 7] [--folder FOLDER]
 
 On the jets of `benchmarks.jets` (50 constituents, Delaunay edges) with the default calibrator, one thread of torch in each
 process. Contestants take turns, each time in new processes; every training makes an epoch to warm up and then two that count;
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jets", type=int, default=6_000, help="jets in the dataset, of which 90 %% are trained on")
     parser.add_argument("--batch-size", type=int, default=64, help="jets in a global batch")
-    parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured")
+    parser.add_argument("--rounds", type=int, default=7, help="times that everything is measured")
     parser.add_argument("--folder", type=Path, help="where the dataset is kept; without it, it is removed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
