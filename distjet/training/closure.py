@@ -18,8 +18,8 @@ NUM_RESPONSE_BINS = 400
 MAX_RESPONSE = 4.0
 
 
-class ResponseHistogram:
-    """Counts of jets in (true energy, |eta|, response); jets below the pT threshold are left out."""
+class ResponseBins:
+    """Bins of true energy and |eta|; jets below the pT threshold are in none."""
 
     def __init__(self, config: BinsConfig, energy_range_gev: tuple[float, float], device: torch.device) -> None:
         """Lay out the bins.
@@ -27,13 +27,31 @@ class ResponseHistogram:
         Args:
             config: Edges in true energy and |eta|.
             energy_range_gev: Lowest and highest true energy, used where the configuration asks for bins by number.
-            device: Where the counts live.
+            device: Where the edges live.
         """
         self.config = config
         energy_edges = config.energy_edges_gev or np.geomspace(*energy_range_gev, config.num_log_energy_bins + 1)
         self.energy_edges = torch.tensor(list(energy_edges), device=device, dtype=torch.float32)
         self.eta_edges = torch.tensor(config.abs_eta_edges, device=device, dtype=torch.float32)
         self.num_bins = (len(self.energy_edges) - 1) * (len(self.eta_edges) - 1)
+
+    def __call__(self, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the bin of each jet, some bin for one outside, and whether it is inside; shapes (B,)."""
+        energy = torch.bucketize(targets["true_energy"], self.energy_edges, right=True) - 1
+        eta = torch.bucketize(targets["true_eta"].abs(), self.eta_edges, right=True) - 1
+        num_energy, num_eta = len(self.energy_edges) - 1, len(self.eta_edges) - 1
+        inside = (energy >= 0) & (energy < num_energy) & (eta >= 0) & (eta < num_eta)
+        inside &= targets["true_pt"] > self.config.pt_true_min_gev
+        return (energy * num_eta + eta).clamp(0, self.num_bins - 1), inside
+
+
+class ResponseHistogram:
+    """Counts of jets in (true energy, |eta|, response)."""
+
+    def __init__(self, config: BinsConfig, energy_range_gev: tuple[float, float], device: torch.device) -> None:
+        """Lay out the bins; arguments are those of `ResponseBins`."""
+        self.config, self.bins = config, ResponseBins(config, energy_range_gev, device)
+        self.num_bins = self.bins.num_bins
         self.counts = torch.zeros(self.num_bins * NUM_RESPONSE_BINS, dtype=torch.float64, device=device)
         self.num_not_finite = torch.zeros(1, dtype=torch.float64, device=device)
         self.num_bounded = torch.zeros(2, dtype=torch.float64, device=device)
@@ -41,14 +59,9 @@ class ResponseHistogram:
 
     def fill(self, response: Tensor, targets: dict[str, Tensor]) -> None:
         """Add jets with the given response (1), shape (B,)."""
-        energy = torch.bucketize(targets["true_energy"], self.energy_edges, right=True) - 1
-        eta = torch.bucketize(targets["true_eta"].abs(), self.eta_edges, right=True) - 1
-        num_energy, num_eta = len(self.energy_edges) - 1, len(self.eta_edges) - 1
-        inside = (energy >= 0) & (energy < num_energy) & (eta >= 0) & (eta < num_eta)
-        inside &= targets["true_pt"] > self.config.pt_true_min_gev
+        row, inside = self.bins(targets)
         finite = torch.isfinite(response)
         self.num_not_finite += (~finite).sum()
-        row = (energy * num_eta + eta).clamp(0, self.num_bins - 1)
         place = torch.where(finite, response, 0.0).float() * (NUM_RESPONSE_BINS / MAX_RESPONSE)
         column = place.long().clamp(0, NUM_RESPONSE_BINS - 1)
         self.counts.index_add_(0, row * NUM_RESPONSE_BINS + column, inside.double())

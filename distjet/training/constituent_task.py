@@ -15,7 +15,9 @@ from distjet.models.calibrator import NUM_OUTPUTS, Calibrated, ConstituentCalibr
 from distjet.models.configs import MODELS
 from distjet.models.network import InputSpec
 from distjet.nn.normalise import Standardise
+from distjet.ranks import SINGLE, RankInfo
 from distjet.training.closure import ResponseHistogram
+from distjet.training.closure_penalty import ClosurePenalty
 from distjet.training.columns import (
     Constants,
     Features,
@@ -37,7 +39,7 @@ class ConstituentTask:
 
     row_columns: tuple[str, ...] = ()
 
-    def __init__(self, config: TrainConfig, manifest: Manifest, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, manifest: Manifest, device: torch.device, ranks: RankInfo = SINGLE) -> None:
         """Prepare loss and weights.
 
         Raises:
@@ -53,6 +55,10 @@ class ConstituentTask:
         ]
         self.features = self.features_of(config, manifest)
         self.energy_range_gev = energy_range(manifest)
+        self.penalty = None
+        if (penalty := config.loss.closure) is not None:
+            self.penalty = ClosurePenalty(penalty.half_width, config.closure, self.energy_range_gev, device, ranks)
+            self.terms.append(Term("closure", True, penalty.weight, self.penalty))
         self.weighting = Weighting(config.weighting, manifest, device)
 
     @staticmethod
@@ -73,10 +79,18 @@ class ConstituentTask:
         return self.untrained(self.config, self.manifest, constants(self.manifest, self.features)).to(self.device)
 
     def loss(self, calibrated: Calibrated, batch: GraphBatch, progress: float = 0.0) -> LossSums:
-        """Sum the loss over a batch; progress is the part of the epochs that is done."""
+        """Sum the loss over a batch; progress is the part of the epochs that is done.
+
+        The closure penalty is zero without gradients: processes validate different numbers of batches.
+        """
         weight = self.weighting(batch)
         graphs = []
         for term in self.terms:
+            if term.function is self.penalty:
+                residual = calibrated.jets.energy / batch.targets["true_energy"] - 1
+                is_learning = torch.is_grad_enabled()
+                graphs.append(self.penalty(residual, weight, batch.targets) if is_learning else torch.zeros_like(weight))
+                continue
             residual, valid = self._residual(term, calibrated, batch)
             graphs.append(term.at(progress)(residual) * weight * valid)
         return add_up(self.terms, graphs, weight)

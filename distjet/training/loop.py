@@ -91,7 +91,7 @@ class Trainer:
         self.config, self.ranks, self.device = config, ranks, device
         self.report, self.should_stop, self.at, self.publish = report, should_stop, at, publish
         manifest = Manifest.load(config.dataset)
-        self.task = build_task(config, manifest, device)
+        self.task = build_task(config, manifest, device, ranks)
         self.streams = {split: self._stream(manifest, split) for split in ("train", "val")}
         with naming_a_lack_of_memory(lambda: "the weights of the model"):
             self.model = self.task.build_model()

@@ -18,6 +18,7 @@ from distjet.models.network import JetNetwork
 from distjet.models.response_calibrator import CalibratedResponse, JetColumns, ResponseCalibrator, pileup_columns
 from distjet.nn.normalise import Standardise
 from distjet.nn.response_estimates import Point
+from distjet.ranks import SINGLE, RankInfo
 from distjet.training.closure import ResponseHistogram
 from distjet.training.columns import Constants, Features, check_targets, constants, describe_columns, energy_range
 from distjet.training.settings import TrainConfig
@@ -28,8 +29,8 @@ from distjet.training.weighting import Weighting
 class ResponseTask:
     """A network predicts the response of each jet, or its distribution."""
 
-    def __init__(self, config: TrainConfig, manifest: Manifest, device: torch.device) -> None:
-        """Prepare loss and weights.
+    def __init__(self, config: TrainConfig, manifest: Manifest, device: torch.device, ranks: RankInfo = SINGLE) -> None:
+        """Prepare loss and weights; the processes of the run need not talk.
 
         Raises:
             ConfigError: If the dataset lacks the true jets.

@@ -19,6 +19,18 @@ METRICS_FILE = "metrics.json"
 "Written last, by a training that has finished."
 
 
+class ClosurePenaltyConfig(Config):
+    """A penalty on the mean response of bins, so that closure is learned and not only selected.
+
+    The bins are those of `closure`; it acts while a model trains, validation reports the closure itself.
+    """
+
+    weight: float = Field(default=300.0, gt=0)
+    "Of the squared mean residual."
+    half_width: float = Field(default=0.15, gt=0)
+    "Residuals of the energy beyond it count as much as those at it, so that tails do not decide the mean."
+
+
 class LossConfig(Config):
     """The loss is the sum of its terms; each acts on the jet that the corrected constituents add up to.
 
@@ -31,6 +43,8 @@ class LossConfig(Config):
     "Acts on m / m_true - 1, for jets with a true mass above min_true_mass_gev; null: no such term."
     rapidity: component_type("loss", LOSSES, "mse", optional=True) = MseConfig(weight=300.0)  # type: ignore[valid-type]
     "Acts on y - y_true, whose squares are of the order 1e-4; null: no such term."
+    closure: ClosurePenaltyConfig | None = None
+    "Penalty on the mean response of bins, for networks on constituents; null: none."
     min_true_mass_gev: float = Field(default=2.0, gt=0)
     "Jets below have no mass term: the ratio to a vanishing mass is noise."
 
@@ -235,6 +249,10 @@ class TrainConfig(Config):
             raise ValueError(
                 f"model {self.model.name!r} predicts the response of the energy: it needs loss.energy, and has no use for "
                 f"{[f'loss.{name}' for name in terms if name != 'energy']}; set those to null"
+            )
+        if is_on_jets and self.loss.closure is not None:
+            raise ValueError(
+                f"loss.closure is for networks on constituents; model {self.model.name!r} is on jets: set it to null"
             )
         given = self.model.estimate if isinstance(self.model, JetModelConfig) else "point"
         for name, term in terms.items():

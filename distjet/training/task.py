@@ -11,6 +11,7 @@ import torch
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.configs import JetModelConfig
+from distjet.ranks import SINGLE, RankInfo
 from distjet.training.closure import ResponseHistogram
 from distjet.training.columns import Features
 from distjet.training.constituent_task import ConstituentTask
@@ -54,10 +55,10 @@ def task_class(config: TrainConfig) -> type[ConstituentTask] | type[ResponseTask
     return ResponseTask if isinstance(config.model, JetModelConfig) else ConstituentTask
 
 
-def build_task(config: TrainConfig, manifest: Manifest, device: torch.device) -> Task:
+def build_task(config: TrainConfig, manifest: Manifest, device: torch.device, ranks: RankInfo = SINGLE) -> Task:
     """Build the task that the configured model is for.
 
     Raises:
         ConfigError: If the dataset lacks what it needs.
     """
-    return task_class(config)(config, manifest, device)
+    return task_class(config)(config, manifest, device, ranks)
