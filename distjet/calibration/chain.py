@@ -119,4 +119,4 @@ def _count_numbers(content: Any) -> int:
         return sum(_count_numbers(value) for value in content.values())
     if isinstance(content, list | tuple):
         return sum(_count_numbers(value) for value in content)
-    return int(isinstance(content, int | float))
+    return int(isinstance(content, int | float) and not isinstance(content, bool))

@@ -15,7 +15,7 @@ from distjet.calibration.chain import Chain
 from distjet.calibration.jets import Array, CalibratedJets
 from distjet.calibration.pileup import ResidualCorrection, fit_core_line, fit_slopes
 from distjet.calibration.sample import Sample
-from distjet.calibration.sequential import SequentialCorrection
+from distjet.calibration.sequential import SequentialCorrection, values_of
 from distjet.calibration.settings import ChainConfig, ResidualConfig, VariableConfig
 
 Record = dict[str, Any]
@@ -179,7 +179,8 @@ def _variable(stages: Stages, sample: Sample, variable: VariableConfig, config: 
     names = {"before": stage_before(variable.column, stages), "after": variable.column, "end": list(stages)[-1]}
     responses = {when: stages[name].energy / sample["true_energy"] for when, name in names.items()}
     covered = np.flatnonzero(np.abs(sample[config.chain.detector_eta]) < variable.max_abs_eta)
-    x, edges = sample[variable.column], config.closure.pt_true_edges_gev
+    x = values_of(variable.column, variable.is_share_of_pt, stages[names["before"]], sample.columns)
+    edges = config.closure.pt_true_edges_gev
     bins = []
     for pt_bin, rows in enumerate(rows_by_bin(sample["true_pt"], edges, covered)):
         if len(rows) < 2 * config.closure.min_entries:

@@ -26,7 +26,7 @@ from distjet.calibration.jets import CalibratedJets, constituent_scale
 from distjet.calibration.pileup import AreaSubtraction, ResidualCorrection, fit_residual
 from distjet.calibration.report import render_report
 from distjet.calibration.sample import Sample, read_sample
-from distjet.calibration.sequential import fit_sequential
+from distjet.calibration.sequential import fit_sequential, values_of
 from distjet.calibration.settings import ChainConfig, VariableConfig
 from distjet.calibration.steps import BinnedStep
 from distjet.dataset.manifest import Manifest
@@ -196,7 +196,7 @@ def _variable(config: ChainConfig, variable: VariableConfig, sample: Sample, jet
     sequential, name = config.chain.sequential, config.chain.detector_eta
     assert sequential is not None, "the plan has the step"
     truth = sample["true_energy"], sample["true_pt"]
-    place = sample[name], sample[variable.column]
+    place = sample[name], values_of(variable.column, variable.is_share_of_pt, jets, sample.columns)
     fit = fit_sequential(jets, truth, place, (sequential, variable, name), config.estimator)
     return fit.step, {"num_bins": fit.num_bins, "num_cells": fit.num_cells, "num_jets_left_as_they_are": fit.num_without}
 

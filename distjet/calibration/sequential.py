@@ -56,6 +56,8 @@ class SequentialCorrection(BinnedStep):
     kind: Literal["sequential"] = "sequential"
     variable: str
     "Column of x."
+    is_share_of_pt: bool = False
+    "Whether the column is a share of the uncalibrated pT, and x the share of the pT after the steps before."
     rows: tuple[tuple[ResponseRow, ...], ...]
     "For each bin of |eta_det|, the responses at increasing true pT; none where jets are left as they are."
 
@@ -67,11 +69,12 @@ class SequentialCorrection(BinnedStep):
     @property
     def needed_columns(self) -> tuple[str, ...]:
         """Columns that the step reads."""
-        return self.variable, self.detector_eta
+        return self.variable, self.detector_eta, *(("jet_pt",) if self.is_share_of_pt else ())
 
     def apply(self, jets: CalibratedJets, columns: Columns) -> CalibratedJets:
         """Divide each four-momentum by the relative response at its pT and x."""
-        x, eta = all_of(columns, self.needed_columns, f"the step {self.variable}")
+        own = dict(zip(self.needed_columns, all_of(columns, self.needed_columns, f"the step {self.variable}"), strict=True))
+        x, eta = values_of(self.variable, self.is_share_of_pt, jets, own), own[self.detector_eta]
         number = bin_numbers(np.abs(eta), self.abs_eta_edges)
         factor = np.ones_like(jets.energy)
         for index, table in enumerate(self.rows):
@@ -79,6 +82,13 @@ class SequentialCorrection(BinnedStep):
             if table and len(chosen):
                 factor[chosen] = np.exp(-log_response_at_reco(table, np.log(jets.pt[chosen]), x[chosen]))
         return jets.scaled(factor)
+
+
+def values_of(variable: str, is_share_of_pt: bool, jets: CalibratedJets, columns: Columns) -> Array:
+    """Return x of each jet, shape (J,): a column, or as a share of the pT of these jets the share of the uncalibrated pT."""
+    if not is_share_of_pt:
+        return columns[variable]
+    return columns[variable] * columns["jet_pt"] / jets.pt
 
 
 def log_response_at_reco(table: tuple[ResponseRow, ...], log_pt_reco: Array, x: Array) -> Array:
@@ -151,7 +161,13 @@ def fit_sequential(
             f"sequential calibration in {variable.column}: no bin of |{detector_eta}| and true pT holds "
             f"{2 * config.min_entries} jets; give more jets, wider bins or a smaller chain.sequential.min_entries"
         )
-    step = SequentialCorrection(variable=variable.column, detector_eta=detector_eta, abs_eta_edges=edges, rows=tuple(tables))
+    step = SequentialCorrection(
+        variable=variable.column,
+        is_share_of_pt=variable.is_share_of_pt,
+        detector_eta=detector_eta,
+        abs_eta_edges=edges,
+        rows=tuple(tables),
+    )
     rows_of_all = [row for table in tables for row in table]
     return SequentialFit(step, len(rows_of_all), sum(len(row.x) for row in rows_of_all), num_without)
 

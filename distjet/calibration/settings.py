@@ -106,12 +106,15 @@ class VariableConfig(Config):
     "Column of the dataset."
     max_abs_eta: Annotated[float, Field(gt=0)]
     "Jets beyond this |eta_det| are left as they are."
+    is_share_of_pt: bool = False
+    """Whether the column is a share of the uncalibrated pT, of which is made a share of the pT after the steps before: pileup
+    under the jet lowers the former, and correcting it would bring back a slope in pileup."""
     num_bins: Annotated[int, Field(ge=2, le=50)] = 10
     "Bins of the variable, with about equal numbers of jets, in each bin of |eta_det| and true pT."
 
 
 GSC_VARIABLES = (
-    VariableConfig(column="charged_fraction", max_abs_eta=2.5),
+    VariableConfig(column="charged_fraction", max_abs_eta=2.5, is_share_of_pt=True),
     VariableConfig(column="had1_fraction_jet", max_abs_eta=1.7),
     VariableConfig(column="em_fraction_jet", max_abs_eta=3.5),
     VariableConfig(column="num_tracks", max_abs_eta=2.5),

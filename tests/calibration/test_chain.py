@@ -185,11 +185,11 @@ def test_the_command_line_shows_the_keys_of_both_and_reports_errors_in_one_messa
     assert "chain.are is not a field of StepsConfig, did you mean 'area'" in result.stderr
 
 
-def test_the_file_is_plain_json_of_numbers_and_names(chain_run):
+def test_the_file_is_plain_json_of_numbers_names_and_switches(chain_run):
     def leaves(content):
         for value in content.values() if isinstance(content, dict) else content:
             yield from leaves(value) if isinstance(value, dict | list) else (value,)
 
     content = json.loads((chain_run / CHAIN_FILE).read_text())
-    assert {type(leaf) for leaf in leaves(content)} <= {str, int, float}
+    assert {type(leaf) for leaf in leaves(content)} <= {str, int, float, bool}
     assert (chain_run / CHAIN_FILE).stat().st_size < 100_000

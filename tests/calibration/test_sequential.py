@@ -8,7 +8,7 @@ from scipy import optimize
 
 from distjet.calibration.jets import constituent_scale
 from distjet.calibration.pileup import fit_core_line
-from distjet.calibration.sequential import ResponseRow, SequentialCorrection, fit_sequential, log_response_at_reco
+from distjet.calibration.sequential import ResponseRow, SequentialCorrection, fit_sequential, log_response_at_reco, values_of
 from distjet.calibration.settings import SequentialConfig, VariableConfig
 from distjet.errors import DataError
 from distjet.evaluation.config import EstimatorConfig
@@ -36,7 +36,8 @@ def jets_at_scale(columns):
 
 
 def fit(columns, jets, variable):
-    truth, place = (columns["true_energy"], columns["true_pt"]), (columns["detector_eta"], columns[variable.column])
+    truth = columns["true_energy"], columns["true_pt"]
+    place = columns["detector_eta"], values_of(variable.column, variable.is_share_of_pt, jets, columns)
     return fit_sequential(jets, truth, place, (CONFIG, variable, "detector_eta"), FEW_REPLICAS)
 
 
@@ -84,6 +85,19 @@ def test_the_scale_stays_where_it_was_in_every_bin(columns):
         responses = [some.energy[chosen] / columns["true_energy"][chosen] for some in (jets, after)]
         cores = [estimate(response, None, FEW_REPLICAS).core.value for response in responses]
         assert cores[1] == pytest.approx(cores[0], abs=0.004)
+
+
+def test_a_share_is_that_of_the_calibrated_pt_whatever_lies_under_the_jet(columns):
+    """A pileup that is subtracted before changes the share of the uncalibrated pT, and nothing else."""
+    jets = jets_at_scale(columns)
+    under = 1 + 0.3 * np.random.default_rng(4).uniform(size=len(jets.pt))
+    share = columns["charged_fraction"] * jets.pt / (under * columns["jet_pt"])
+    with_pileup = columns | {"jet_pt": under * columns["jet_pt"], "charged_fraction": share}
+    share_of_pt = FRACTION.model_copy(update={"is_share_of_pt": True})
+    step, plain = fit(with_pileup, jets, share_of_pt).step, fit(columns, jets, FRACTION).step
+    assert step.needed_columns == ("charged_fraction", "detector_eta", "jet_pt")
+    assert plain.needed_columns == ("charged_fraction", "detector_eta")
+    np.testing.assert_allclose(step.apply(jets, with_pileup).pt, plain.apply(jets, columns).pt, rtol=1e-9)
 
 
 def test_jets_beyond_the_range_of_a_variable_are_left_as_they_are(columns):
