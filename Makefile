@@ -63,5 +63,8 @@ figures: quickstart ## renew the figures of the README from the quickstart's rep
 bench-%: .venv/ready-bench ## bench-NAME: run benchmarks/NAME.py; its last line is one JSON object
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*)
 
+page-%: .venv/ready-dev ## page-NAME: run what conf/benchmark/NAME.yaml lists, and renew its page in docs/
+	@$(BIN)/python -m benchmarks.page conf/benchmark/$*.yaml --write
+
 clean: ## remove .venv and caches; outputs stay
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

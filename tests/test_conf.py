@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.page import command, read
 from distjet.config import Config, load
 from distjet.tuning.settings import TuneConfig, check_ends
 from distjet.verbs import EvaluateVerb, PrepareVerb, QuickstartVerb, SimulateVerb, TrainConfig, VerifyVerb, config_class
 
 CONF = Path(__file__).parents[1] / "conf"
 FRAGMENTS = sorted((CONF / "cluster").glob("*.yaml"))
-FILES = sorted({*CONF.rglob("*.yaml")} - {*(CONF / "cluster").rglob("*.yaml"), CONF / "runtime_env.yaml"})
+PAGES = sorted((CONF / "benchmark").glob("*.yaml"))
+FILES = sorted({*CONF.rglob("*.yaml")} - {*(CONF / "cluster").rglob("*.yaml"), *PAGES, CONF / "runtime_env.yaml"})
 VERBS: dict[str, tuple[type[Config], list[str]]] = {
     "simulation": (SimulateVerb, ["output=/tmp/o"]),
     "dataset": (PrepareVerb, ["output=/tmp/o", "inputs=/tmp/i"]),
@@ -67,3 +69,18 @@ def test_workers_in_a_batch_system_fit_every_verb_with_tasks(file: Path) -> None
         assert tasks["scheduler"] == content["scheduler"] == file.stem
         for key, value in content["jobqueue"].items():
             assert tasks["jobqueue"][key] == value, key
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_a_page_is_made_of_valid_steps_and_their_results(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONF.parent)
+    benchmark = read(file).model_copy(update={"output": tmp_path})
+    for name in benchmark.steps:
+        _, verb, *files = command(name, benchmark)
+        paths = [Path(path) for path in files]
+        load(config_class(verb, paths, []), paths, [])
+    made = [check.metrics for check in benchmark.page.checks]
+    made += [*benchmark.page.tables.values(), *benchmark.page.figures.values()]
+    assert {path.parts[2] for path in made} <= set(benchmark.steps)
+    assert made
+    assert benchmark.page.file.is_file()
