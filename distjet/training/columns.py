@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from distjet.config import unknown
 from distjet.dataset.manifest import Manifest
 from distjet.errors import ConfigError
 from distjet.nn.four_vectors import rapidity_of
+from distjet.nn.normalise import Standardise, Waves
+from distjet.training.settings import TrainConfig
 
 TARGETS = ("true_pt", "true_eta", "true_energy", "true_mass")
 
@@ -48,6 +51,29 @@ def describe_columns(manifest: Manifest, names: Sequence[str]) -> list[dict[str,
 def constants(manifest: Manifest, features: Features) -> Constants:
     """Read the constants of the training split for the columns that a model reads."""
     return {role: [_constant(manifest, column["name"]) for column in columns] for role, columns in features.items()}
+
+
+def standardise(config: TrainConfig, names: Sequence[str], scales: Sequence[tuple[float, float]]) -> Standardise:
+    """Build what a network reads of features: standardised values, and waves of those that the configuration names."""
+    waves = [
+        Waves(place, wave.longest_period, wave.num_octaves)
+        for place, name in enumerate(names)
+        for wave in (config.fourier.get(name),)
+        if wave
+    ]
+    return Standardise([mean for mean, _ in scales], [deviation for _, deviation in scales], waves=waves)
+
+
+def check_fourier(config: TrainConfig, features: Features) -> None:
+    """Refuse waves of columns that the model does not read.
+
+    Raises:
+        ConfigError: If there are any.
+    """
+    known = [column["name"] for columns in features.values() for column in columns]
+    for name in config.fourier:
+        if name not in known:
+            raise ConfigError("fourier: " + unknown("feature of the model", name, known))
 
 
 def _constant(manifest: Manifest, name: str) -> tuple[float, float]:

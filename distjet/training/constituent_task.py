@@ -14,17 +14,18 @@ from distjet.errors import ConfigError
 from distjet.models.calibrator import NUM_OUTPUTS, Calibrated, ConstituentCalibrator
 from distjet.models.configs import MODELS
 from distjet.models.network import InputSpec
-from distjet.nn.normalise import Standardise
 from distjet.ranks import SINGLE, RankInfo
 from distjet.training.closure import ResponseHistogram
 from distjet.training.closure_penalty import ClosurePenalty
 from distjet.training.columns import (
     Constants,
     Features,
+    check_fourier,
     check_targets,
     constants,
     describe_columns,
     energy_range,
+    standardise,
     true_observable,
 )
 from distjet.training.settings import TrainConfig
@@ -54,6 +55,7 @@ class ConstituentTask:
             for observable, term in config.loss.terms().items()
         ]
         self.features = self.features_of(config, manifest)
+        check_fourier(config, self.features)
         self.energy_range_gev = energy_range(manifest)
         self.penalty = None
         if (penalty := config.loss.closure) is not None:
@@ -69,8 +71,8 @@ class ConstituentTask:
     @staticmethod
     def untrained(config: TrainConfig, manifest: Manifest, scales: Constants) -> ConstituentCalibrator:
         """Build an untrained calibrator for features with these constants."""
-        node, graph = (Standardise([m for m, _ in scales[role]], [s for _, s in scales[role]]) for role in FEATURE_ROLES)
-        spec = InputSpec(len(scales["node"]), num_edge=1, num_graph=len(scales["graph"]), num_outputs=NUM_OUTPUTS)
+        node, graph = (standardise(config, manifest.names(role), scales[role]) for role in FEATURE_ROLES)
+        spec = InputSpec(node.num_outputs, num_edge=1, num_graph=graph.num_outputs, num_outputs=NUM_OUTPUTS)
         network: nn.Module = implementation(config.model.name, MODELS)(config.model, spec)
         return ConstituentCalibrator(network, node, graph, config.correction)
 

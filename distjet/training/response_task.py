@@ -16,11 +16,19 @@ from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.configs import MODELS
 from distjet.models.network import JetNetwork
 from distjet.models.response_calibrator import CalibratedResponse, JetColumns, ResponseCalibrator, pileup_columns
-from distjet.nn.normalise import Standardise
 from distjet.nn.response_estimates import Point
 from distjet.ranks import SINGLE, RankInfo
 from distjet.training.closure import ResponseHistogram
-from distjet.training.columns import Constants, Features, check_targets, constants, describe_columns, energy_range
+from distjet.training.columns import (
+    Constants,
+    Features,
+    check_fourier,
+    check_targets,
+    constants,
+    describe_columns,
+    energy_range,
+    standardise,
+)
 from distjet.training.settings import TrainConfig
 from distjet.training.terms import LossSums, Term, add_up
 from distjet.training.weighting import Weighting
@@ -40,6 +48,7 @@ class ResponseTask:
         self.terms = [Term.build(name, term, residual="difference") for name, term in config.loss.terms().items()]
         self.row_columns = JetColumns(manifest, (*config.model.inputs, *pileup_columns(config.model)), "the model").row_columns
         self.features = self.features_of(config, manifest)
+        check_fourier(config, self.features)
         self.energy_range_gev = energy_range(manifest)
         self.weighting = Weighting(config.weighting, manifest, device)
 
@@ -54,9 +63,9 @@ class ResponseTask:
     @staticmethod
     def untrained(config: TrainConfig, manifest: Manifest, scales: Constants) -> ResponseCalibrator:
         """Build an untrained calibrator for inputs with these constants."""
-        standardise = Standardise([m for m, _ in scales["input"]], [s for _, s in scales["input"]])
-        network: JetNetwork = implementation(config.model.name, MODELS)(config.model, len(config.model.inputs))
-        return ResponseCalibrator(network, standardise, manifest, config.model)
+        inputs = standardise(config, config.model.inputs, scales["input"])
+        network: JetNetwork = implementation(config.model.name, MODELS)(config.model, inputs.num_outputs)
+        return ResponseCalibrator(network, inputs, manifest, config.model)
 
     def build_model(self) -> ResponseCalibrator:
         """Build the network and wrap it; standardisation constants come from the manifest."""

@@ -60,6 +60,18 @@ class LossConfig(Config):
         return self
 
 
+class FourierConfig(Config):
+    """Sines and cosines of a feature, which the network reads beside it (arXiv:2006.10739).
+
+    The response of a calorimeter has dips in |eta| that are narrower than what a network learns of a smooth feature.
+    """
+
+    longest_period: float = Field(default=8.0, gt=0)
+    "Of the slowest wave, in units of the feature."
+    num_octaves: int = Field(default=5, ge=1, le=16)
+    "Number of periods, each half of the one before; 8 in five octaves ends at 0.5."
+
+
 class WeightingConfig(Config):
     """How much each jet counts in the loss; weights are made from the histograms in the manifest."""
 
@@ -214,6 +226,8 @@ class TrainConfig(Config):
     "The network: a name from the table, or an import path `package.module:Class`."
     correction: CorrectionConfig = CorrectionConfig()
     "From the network's outputs to corrections of constituents."
+    fourier: dict[str, FourierConfig] = Field(default_factory=dict)
+    "Features that the network also reads as sines and cosines, by the name of the column: {eta: {}, axis_eta: {}}."
     loss: LossConfig = LossConfig()
     "What is minimised."
     weighting: Annotated[WeightingConfig, BeforeValidator(as_weighting)] = WeightingConfig()
