@@ -12,9 +12,12 @@ from distjet.application import onnx_export
 from distjet.application.onnx_export import OPSET, ConstituentGraphs, export, run_session, write_model
 from distjet.application.settings import ExportConfig
 from distjet.cli import run_verb
+from distjet.dataset.manifest import Manifest
 from distjet.errors import DataError
+from distjet.training.constituent_task import ConstituentTask
 from tests.batches import make_batch
 from tests.models.test_contract import build
+from tests.training.test_task import config, first_batch
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -55,6 +58,21 @@ def test_numbers_of_nodes_edges_and_jets_are_free(tmp_path: Path) -> None:
             expected = dict(zip(function.outputs, function(**given), strict=True))
         differences = onnx_export._differences(found, {name: values.numpy() for name, values in expected.items()})
         assert max(differences) < 3e-6, dict(zip(function.outputs, differences, strict=True))
+
+
+@pytest.mark.slow
+def test_waves_of_features_are_part_of_the_model(toy_dataset: Manifest, tmp_path: Path) -> None:
+    settings = config(toy_dataset, "fourier={delta_eta: {longest_period: 1, num_octaves: 3}}")
+    function = ConstituentGraphs(ConstituentTask(settings, toy_dataset, torch.device("cpu")).build_model()).eval()
+    batch = first_batch(toy_dataset)
+    write_model(function, batch, {"purpose": "test"}, tmp_path / "m.onnx")
+    given = function.arguments(batch)
+    assert given["x"].shape[1] == len(toy_dataset.names("node"))
+    found = run_session(open_session(tmp_path / "m.onnx"), given)
+    with torch.no_grad():
+        expected = dict(zip(function.outputs, function(**given), strict=True))
+    differences = onnx_export._differences(found, {name: values.numpy() for name, values in expected.items()})
+    assert max(differences) < 1e-5, dict(zip(function.outputs, differences, strict=True))
 
 
 @pytest.mark.slow
