@@ -81,6 +81,7 @@ def test_bad_files_are_named(tmp_path: Path, metrics: Path) -> None:
         read(write(path, output="o", steps={}, page=page | {"checks": [{"text": "x", "metrics": "m.json", "key": "k"}]}))
 
 
+@pytest.mark.integration
 def test_steps_run_as_commands_and_write_the_page(tmp_path: Path) -> None:
     output = tmp_path / "results"
     steps = {
