@@ -82,6 +82,21 @@ def test_another_truth_or_another_meaning_of_a_method_is_refused(two_tables):
         read_predictions([first, second], CONFIG)
 
 
+@pytest.mark.parametrize(("share", "is_same"), [(0.5e-6, True), (2e-6, False)])
+def test_the_mass_of_a_light_jet_may_be_rounded(two_tables, share, is_same):
+    """It is the root of a small difference of squares of the size of E^2."""
+    first, second = two_tables
+    for path, squared in ((first, 0.0), (second, share)):
+        table = pq.read_table(path)
+        mass = np.sqrt(1.0 + squared * table["raw_energy"].to_numpy().astype(np.float64) ** 2)
+        rewritten(path, lambda t, mass=mass: t.set_column(t.column_names.index("raw_mass"), "raw_mass", pa.array(mass)))
+    if is_same:
+        assert read_predictions([first, second], CONFIG).num_jets == 200
+    else:
+        with pytest.raises(DataError, match="raw_mass differs"):
+            read_predictions([first, second], CONFIG)
+
+
 def test_tables_without_identity_stand_alone(two_tables):
     first, second = two_tables
     rewritten(second, lambda table: table.drop_columns(["jet_index"]))
