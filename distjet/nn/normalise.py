@@ -46,8 +46,9 @@ class Standardise(nn.Module):
         self.register_buffer("inverse_std", torch.where(deviation > 0, 1 / deviation.clamp(min=1e-30), 1.0))
         places = [(wave.column, 2 * math.pi / wave.longest_period * 2**k) for wave in waves for k in range(wave.num_octaves)]
         self.num_outputs = len(mean) + 2 * len(places)
-        self.register_buffer("column", torch.tensor([column for column, _ in places], dtype=torch.int64), persistent=False)
-        self.register_buffer("frequency", torch.tensor([value for _, value in places], dtype=torch.float32), persistent=False)
+        if places:  # nothing is sent between processes for waves that are not there
+            self.register_buffer("column", torch.tensor([column for column, _ in places], dtype=torch.int64), persistent=False)
+            self.register_buffer("frequency", torch.tensor([value for _, value in places]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise features of shape (..., F); return shape (..., num_outputs)."""

@@ -26,6 +26,7 @@ def test_waves_are_those_of_the_values_themselves() -> None:
     assert module.num_outputs == 3 + 8
     np.testing.assert_allclose(found, expected, atol=2e-4)
     assert set(module.state_dict()) == {"mean", "inverse_std"}
+    assert {name for name, _ in Standardise([0.0], [1.0]).named_buffers()} == {"mean", "inverse_std"}
 
 
 def test_the_task_gives_waves_to_the_columns_that_are_named(toy_dataset: Manifest) -> None:

@@ -27,6 +27,7 @@ CPU = torch.device("cpu")
 CASES = {
     "event_weights": ["weighting=event", "loss.mass={name: lgk, weight: 0.5}"],
     "budget_of_nodes": ["max_nodes=2000", "weighting=flat_log_energy_eta", "stream.lanes=7"],
+    "waves": ["fourier={delta_eta: {num_octaves: 2}}"],
     "closure_penalty": ["weighting=event", "loss.closure={weight: 100}", "closure.pt_true_min_gev=0"],
     "density_of_the_response": [
         *("model={name: mixture_density, hidden: [16]}", "model.inputs=[jet_energy, mu]", "max_nodes=2000"),
