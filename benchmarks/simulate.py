@@ -21,7 +21,7 @@ from distjet.simulation.samples import FileTask, SimulateConfig, file_tasks, lib
 
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "start_pythia": ((simulate, "start_pythia"),),
-    "generate": ((generator, "_next_batch"),),
+    "generate": ((generator, "collisions"),),
     "deposit": ((detector, "deposit"),),
     "pileup_overlay": ((pileup, "draw_overlay"), (pileup, "add_deposits")),
     "noise": ((detector, "noise_terms"), (detector, "add_noise")),

@@ -1,7 +1,7 @@
 """How does a jet ntuple look on disk?
 
 One TTree per jet radius and kind of constituents, one entry per reconstructed jet, GeV and radians; the constituents of a jet
-are vectors that share a counter: `clus_*` and `nclus` of topological clusters, `part_*` and `npart` of particle-flow objects.
+are vectors that share a counter: `clus_*` and `nclus` of topological clusters, `part_*` and `npart` of all other kinds.
 A file's bytes depend on its content alone: uproot would write a random UUID and the time of day, so the UUID is derived from
 the task's hash and the dates are fixed while a file is written.
 """
@@ -62,7 +62,10 @@ SCALAR_BRANCHES = {
 }
 "Branches with one number per jet, and their numpy types."
 
-WHOLE_NUMBERS = (INDEX, "charge")
+OPTIONAL_BRANCHES = {"truthjet_label": "i4"}
+"Branches with one number per jet that not every tree has."
+
+WHOLE_NUMBERS = (INDEX, "charge", "pdg")
 "Fields of constituents that are stored as int32."
 
 COMPRESSION_LEVEL = 5
@@ -83,7 +86,7 @@ def write_ntuple(path: Path, tables: dict[str, JetTable], identity: str) -> None
 
     Args:
         path: The file.
-        tables: Jets by the name of the tree, with all SCALAR_BRANCHES.
+        tables: Jets by the name of the tree, with all SCALAR_BRANCHES, and some of the OPTIONAL_BRANCHES.
         identity: What the content is derived from; it becomes the file's UUID.
     """
     import uproot
@@ -122,7 +125,8 @@ def _write_tree(file: Any, name: str, table: JetTable) -> None:
 
 
 def _typed(columns: Columns) -> dict[str, NDArray[np.generic]]:
-    return {name: columns[name].astype(kind) for name, kind in SCALAR_BRANCHES.items()}
+    optional = {name: kind for name, kind in OPTIONAL_BRANCHES.items() if name in columns}
+    return {name: columns[name].astype(kind) for name, kind in (SCALAR_BRANCHES | optional).items()}
 
 
 def _ragged(jets: Constituents) -> Any:

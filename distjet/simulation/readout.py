@@ -2,11 +2,12 @@
 
 Event after event: pileup is chosen, deposits of the hard scatter and of the pileup are made on separate grids (their ratio is
 the true pileup fraction of a cluster), noise is added, clusters are built, tracks are found, and particle-flow objects are made
-of both where jets of them are wanted. The result is flat again.
+of both where jets of them are wanted. Where none of them is wanted, a fast detector takes the place of all this, and there is
+no pileup. The result is flat again.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,15 @@ from distjet.physics.kinematics import Floats, to_cylindrical
 from distjet.simulation import detector, pileup, topoclusters
 from distjet.simulation.constituents import Constituents, collect, group_offsets
 from distjet.simulation.detector import GRID
-from distjet.simulation.generator import Particles
+from distjet.simulation.energy_flow import ENERGY_FLOW_FIELDS, energy_flow
+from distjet.simulation.generator import INVISIBLE, Particles
 from distjet.simulation.particle_flow import PARTICLE_FIELDS, particle_flow
 from distjet.simulation.pileup import Library, Overlay
 from distjet.simulation.samples import Kind, SharedSettings
 from distjet.simulation.topoclusters import CLUSTER_FIELDS
 from distjet.simulation.tracks import (
     BEAM_SPOT_MM,
+    MIN_PT_GEV,
     EventTracks,
     Tracks,
     count_vertices,
@@ -29,6 +32,11 @@ from distjet.simulation.tracks import (
     join_tracks,
     reconstruct_tracks,
 )
+
+TRUTH_FIELDS = ("pt", "eta", "phi", "E", "charge", "pdg")
+"Columns of stable particles as constituents."
+TRUTH_MAX_ABS_ETA = 4.9
+"Stable particles beyond are no constituents: no detector sees them."
 
 
 class Objects(NamedTuple):
@@ -45,7 +53,7 @@ class Readout:
     """A batch of recorded events.
 
     Attributes:
-        constituents: Topological clusters and particle-flow objects, in groups, one per event; those that are wanted.
+        constituents: Of each kind that is wanted, in groups, one per event.
         tracks: Tracks associated to the primary vertex; the weight is pT in GeV.
         segments: Muon segments; the weight is their number.
         mu: Mean number of collisions per crossing, shape (number of events,).
@@ -59,6 +67,67 @@ class Readout:
     mu: Floats
     num_pileup: NDArray[np.int64]
     num_vertices: NDArray[np.int64]
+
+
+class Recorder(Protocol):
+    """Any detector."""
+
+    def record(self, particles: Particles) -> Readout:
+        """Record a batch of events."""
+        ...
+
+
+def choose_detector(settings: SharedSettings, library: Library | None, rng: np.random.Generator) -> Recorder:
+    """Return the detector that makes the constituents which are wanted."""
+    return Detector(settings, library, rng) if settings.jets.has_clusters else FastDetector(settings, rng)
+
+
+class FastDetector:
+    """Energy flow, or stable particles without any detector; no pileup.
+
+    Args:
+        settings: The run's settings.
+        rng: Source of random numbers.
+    """
+
+    def __init__(self, settings: SharedSettings, rng: np.random.Generator) -> None:
+        self.wanted = settings.jets.constituents
+        self.rng = rng
+
+    def record(self, particles: Particles) -> Readout:
+        """Record a batch of events."""
+        made: dict[Kind, Constituents] = {}
+        if "eflow" in self.wanted:
+            measured = [self._measure(particles, event) for event in range(particles.num_events)]
+            made["eflow"] = collect("part", ENERGY_FLOW_FIELDS, measured)
+        if "truth" in self.wanted:
+            made["truth"] = stable_particles(particles)
+        nothing = np.zeros(particles.num_events, np.int64)
+        tracks = _charged(next(made[kind] for kind in self.wanted))
+        segments = Objects(np.empty(0), np.empty(0), np.empty(0), np.zeros(particles.num_events + 1, np.int64))
+        return Readout(made, tracks, segments, nothing.astype(np.float64), nothing, nothing)
+
+    def _measure(self, particles: Particles, event: int) -> Floats:
+        rows = slice(particles.offsets[event], particles.offsets[event + 1])
+        return energy_flow(particles.p4[rows], particles.pdg[rows], particles.charge[rows], self.rng)
+
+
+def stable_particles(particles: Particles) -> Constituents:
+    """View the stable particles of events as constituents, without muons and neutrinos, as in truth jets."""
+    pt_gev, eta, phi_rad, _ = to_cylindrical(particles.p4)
+    seen = np.flatnonzero(~np.isin(np.abs(particles.pdg), INVISIBLE) & (np.abs(eta) < TRUTH_MAX_ABS_ETA))
+    columns = [pt_gev, eta, phi_rad, particles.p4[:, 3], particles.charge, particles.pdg]
+    rows = np.stack([column[seen] for column in columns], axis=1)
+    offsets = np.searchsorted(seen, particles.offsets)
+    return collect("part", TRUTH_FIELDS, np.split(rows, offsets[1:-1]))
+
+
+def _charged(constituents: Constituents) -> Objects:
+    """Pick the charged constituents above the threshold of tracks."""
+    pt_gev = constituents["pt"]
+    rows = np.flatnonzero((constituents["charge"] != 0) & (pt_gev > MIN_PT_GEV))
+    offsets = np.searchsorted(rows, constituents.offsets).astype(np.int64)
+    return Objects(pt_gev[rows], constituents["eta"][rows], constituents["phi"][rows], offsets)
 
 
 class Detector:
@@ -94,7 +163,7 @@ class Detector:
             tracks.append(found)
             num_vertices.append(vertices)
         return Readout(
-            self._constituents(clusters, tracks),
+            self._constituents(clusters, tracks) | self._truth(particles),
             _primary_tracks(tracks),
             self._segments(particles, leaked_gev),
             np.array(mu),
@@ -112,6 +181,9 @@ class Detector:
             flow = [particle_flow(*event, self.response) for event in zip(clusters, tracks, strict=True)]
             made["pflow"] = collect("part", PARTICLE_FIELDS, flow)
         return made
+
+    def _truth(self, particles: Particles) -> dict[Kind, Constituents]:
+        return {"truth": stable_particles(particles)} if "truth" in self.settings.jets.constituents else {}
 
     def _draw_overlay(self, mu: float) -> Overlay:
         num_collisions = int(self.rng.poisson(mu))

@@ -18,7 +18,8 @@ from distjet.physics.areas import grid_median_rho, voronoi_areas
 from distjet.physics.clustering import Jets
 from distjet.physics.kinematics import Floats, sum_groups, to_cylindrical
 from distjet.simulation.constituents import Constituents
-from distjet.simulation.generator import Events, Particles
+from distjet.simulation.generator import INVISIBLE, Events, Particles
+from distjet.simulation.labels import jet_labels
 from distjet.simulation.matching import (
     RECO_ISOLATION_IN_R,
     TRUTH_ISOLATION_IN_R,
@@ -29,15 +30,15 @@ from distjet.simulation.matching import (
     pairs_within,
 )
 from distjet.simulation.readout import Objects, Readout
-from distjet.simulation.samples import JetConfig, tree_name
+from distjet.simulation.samples import MIN_LABELLED_RADIUS, JetConfig, tree_name
 from distjet.simulation.topoclusters import SAMPLING_FRACTIONS
 
 EVENT_RADIUS = 0.4
-"Radius of the jets of leading_truth_pt and leading_jets_pt, in every tree; 4 % of the time where no tree is of such jets."
+"""Radius of the jets of leading_truth_pt and leading_jets_pt, in every tree; 4 % of the time where no tree is of such jets.
+They tell events dominated by pileup; without pileup the largest radius of a run serves, and no others are made."""
 NUM_LEADING_JETS = 2
 "Jets over which leading_jets_pt is the mean (at any eta); far above leading_truth_pt, it tells an event dominated by pileup."
 NO_PARTICLE = -1.0
-INVISIBLE = (12, 13, 14, 16)
 
 Columns = dict[str, NDArray[np.generic]]
 
@@ -70,19 +71,20 @@ class EventQuantities(NamedTuple):
 def reconstruct(events: Events, readout: Readout, config: JetConfig) -> dict[str, JetTable]:
     """Reconstruct the jets of a batch of events, for every tree of the configuration."""
     truth_p4, truth_offsets = _truth_particles(events.particles)
-    radii = {EVENT_RADIUS, *config.radii}
+    event_radius = EVENT_RADIUS if config.has_clusters else max(config.radii)
+    radii = {event_radius, *config.radii}
     truth = {radius: clustering.cluster(truth_p4, truth_offsets, radius, config.min_truth_pt_gev) for radius in radii}
     tables = {}
     for kind in config.constituents:
         constituents = readout.constituents[kind]
         p4 = constituents.momenta()
         reco = {radius: clustering.cluster(p4, constituents.offsets, radius, config.min_pt_gev) for radius in radii}
-        event = _event_quantities(events, readout, constituents, (truth[EVENT_RADIUS], reco[EVENT_RADIUS]), config)
+        event = _event_quantities(events, readout, constituents, (truth[event_radius], reco[event_radius]), config)
         for number, radius in enumerate(config.radii):
             jets = reco[radius]
             own = constituents.regroup(jets.constituents, jets.constituent_offsets)
             columns = _jet_columns(jets, own, event.areas[jets.constituents, number], readout, radius)
-            columns |= _truth_columns(jets, truth[radius], events.partons, radius)
+            columns |= _truth_columns(jets, truth[radius], events, (radius, config.label_distance_in_r))
             columns |= {name: values[_event_of(jets)] for name, values in event.columns.items()}
             tables[tree_name(radius, kind)] = _keep(JetTable(columns, own), config)
     return tables
@@ -97,7 +99,7 @@ def _truth_particles(particles: Particles) -> tuple[Floats, NDArray[np.int64]]:
 def _event_quantities(
     events: Events, readout: Readout, constituents: Constituents, leading: tuple[Jets, Jets], config: JetConfig
 ) -> EventQuantities:
-    """Collect what all jets of an event share; `leading` are its truth and reconstructed jets of EVENT_RADIUS."""
+    """Collect what all jets of an event share; `leading` are its truth and reconstructed jets of one radius."""
     columns: Columns = {
         "event": np.arange(len(events.weight)),
         "weight": events.weight,
@@ -109,7 +111,14 @@ def _event_quantities(
         "leading_truth_pt": mean_leading_pt(leading[0], 1),
         "leading_jets_pt": mean_leading_pt(leading[1], NUM_LEADING_JETS),
     }
-    return EventQuantities(columns, voronoi_areas(constituents["eta"], constituents["phi"], constituents.offsets, config.radii))
+    return EventQuantities(columns, _areas(constituents, config))
+
+
+def _areas(constituents: Constituents, config: JetConfig) -> Floats:
+    """Area of each constituent for each radius; 0 where there is no pileup that it would be needed for, and time is short."""
+    if not config.has_clusters:
+        return np.zeros((len(constituents.values), len(config.radii)))
+    return voronoi_areas(constituents["eta"], constituents["phi"], constituents.offsets, config.radii)
 
 
 def _rho(constituents: Constituents, config: JetConfig) -> Floats:
@@ -132,7 +141,7 @@ def _jet_columns(jets: Jets, constituents: Constituents, areas: Floats, readout:
     """Columns of the jets from their constituents, of which `areas` holds the areas; tracks have no energy in a sampling."""
     pt_gev, eta, phi_rad, mass_gev = to_cylindrical(jets.p4)
     axes = Axes(eta, phi_rad, jets.event_offsets)
-    samplings = [sum_groups(constituents["E"] * constituents[name], constituents.offsets) for name in SAMPLING_FRACTIONS]
+    samplings = [_energy_in(name, constituents) for name in SAMPLING_FRACTIONS]
     return {
         "jet_index": _rank(jets),
         "jet_pt": pt_gev,
@@ -147,6 +156,13 @@ def _jet_columns(jets: Jets, constituents: Constituents, areas: Floats, readout:
         "jet_GhostMuonSegmentCount": _segment_count(axes, readout.segments, radius),
         "jet_isIsolated": is_isolated(axes, pt_gev, RECO_ISOLATION_IN_R * radius),
     }
+
+
+def _energy_in(sampling: str, constituents: Constituents) -> Floats:
+    """Energy of the jets in a sampling of the calorimeter, 0 where the constituents know of none."""
+    if sampling not in constituents.fields:
+        return np.zeros(len(constituents.offsets) - 1)
+    return sum_groups(constituents["E"] * constituents[sampling], constituents.offsets)
 
 
 def _track_columns(axes: Axes, jet_pt_gev: Floats, tracks: Objects, radius: float) -> Columns:
@@ -169,8 +185,13 @@ def _segment_count(axes: Axes, segments: Objects, radius: float) -> NDArray[np.g
     return np.bincount(pairs.left, segments.weight[pairs.right], len(axes.eta))
 
 
-def _truth_columns(jets: Jets, truth: Jets, partons: Particles, radius: float) -> Columns:
-    """Columns of the matched truth jets; -1 (flavour 0, flags False) where there is none."""
+def _truth_columns(jets: Jets, truth: Jets, events: Events, sizes: tuple[float, float | None]) -> Columns:
+    """Columns of the matched truth jets; -1 (flavour and label 0, flags False) where there is none.
+
+    `sizes` are the jet radius R, and the distance in R within which a label looks for the quarks of a decay, None for no label.
+    """
+    radius, label_distance_in_r = sizes
+    partons = events.partons
     axes, truth_axes = _axes(jets.p4, jets.event_offsets), _axes(truth.p4, truth.event_offsets)
     matched = match_one_to_one(axes, truth_axes, radius)
     truth_pt_gev = kinematics.pt(truth.p4)
@@ -181,6 +202,8 @@ def _truth_columns(jets: Jets, truth: Jets, partons: Particles, radius: float) -
         "isIsolated": is_isolated(truth_axes, truth_pt_gev, TRUTH_ISOLATION_IN_R * radius),
         "flavour": hardest_parton(truth_axes, parton_axes, kinematics.pt(partons.p4), partons.pdg, radius),
     }
+    if label_distance_in_r is not None and radius >= MIN_LABELLED_RADIUS:
+        of_truth["label"] = jet_labels(truth_axes, events, label_distance_in_r * radius, radius)
     columns: Columns = {}
     for name, values in of_truth.items():
         column = np.full(jets.num_jets, NO_PARTICLE if values.dtype.kind == "f" else 0, values.dtype)

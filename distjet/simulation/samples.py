@@ -7,9 +7,9 @@ alone. Samples are weighted with their cross-section, so their sum is the physic
 
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from distjet.config import Config
 from distjet.run_directory import identity_hash
@@ -18,11 +18,23 @@ from distjet.storage import Location
 FORMAT_VERSION = 3
 "Part of every task's hash: raise it when the simulation changes what it writes, so that old files are made anew."
 
-RADII = (0.2, 0.4, 1.0)
+RADII = (0.2, 0.4, 0.8, 1.0)
 "Jet radii that a tree can have."
 
-Kind = Literal["topo", "pflow"]
-"What jets are made of: topological clusters, or particle-flow objects."
+MIN_LABELLED_RADIUS = 0.8
+"Smaller jets do not hold the decay of a heavy particle, and get no truthjet_label."
+
+Kind = Literal["topo", "pflow", "eflow", "truth"]
+"What jets are made of: topological clusters, particle-flow objects, the energy flow of a fast detector, stable particles."
+
+TREE_KINDS: dict[Kind, str] = {"topo": "EMTopo", "pflow": "EMPFlow", "eflow": "EFlow", "truth": "Truth"}
+"How a tree's name says what its jets are made of."
+
+Process = Literal["dijet", "ttbar", "w_jet", "z_jet", "h_jet", "z_quark", "z_gluon", "resonance_gun"]
+"Hard processes of samples."
+
+WITH_CHOSEN_DECAY = ("z_jet", "h_jet", "resonance_gun")
+"Processes whose boson can be made to decay in one way only."
 
 LIBRARY_DIRECTORY = "pileup"
 "Where the library of pileup collisions lies, beside the samples."
@@ -34,13 +46,37 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class SampleConfig(Config):
+class GrownConfig(Config):
+    """A section to which keys have been added: at their defaults they are left out of its dump, so files keep their hashes."""
+
+    added: ClassVar[tuple[str, ...]] = ()
+    "The keys that came later."
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in dump(self).items() if name not in unset}
+
+
+class SampleConfig(GrownConfig):
     """One process in one range of pT-hat."""
 
-    process: Literal["dijet", "ttbar", "w_jet", "z_jet", "h_jet"] = "dijet"
-    "Hard process: QCD dijets; top pairs; a W, Z or Higgs boson with a jet. W and Z decay to quarks, the Higgs boson to b or c."
+    added = ("decay", "mass_gev", "hadronisation")
+
+    process: Process = "dijet"
+    """Hard process: QCD dijets; top pairs; a W, Z or Higgs boson with a jet. W and Z decay to quarks, the Higgs boson to b or
+    c. z_quark and z_gluon: a Z boson that decays to neutrinos, with a quark or a gluon. resonance_gun: one spin-0 particle and
+    nothing else, flat in mass, in pT (from pthat_min_gev to pthat_max_gev), in |eta| < 2 and in azimuth."""
+    decay: Literal["qq", "cc", "bb"] | None = None
+    "The one decay of the particle of z_jet, h_jet and resonance_gun: to light quarks, c or b. Null: all those of the process."
+    mass_gev: tuple[Positive, Positive] | None = None
+    "Range of the mass of the particle of resonance_gun, GeV."
     shower: Literal["simple", "vincia"] = "simple"
     "Parton shower: Pythia's own, or Vincia's antennae, another model of the same physics (eight times slower)."
+    hadronisation: bool = True
+    """False leaves the partons after the shower as the stable particles, without the remnants of the beams that are pairs of
+    quarks: what depends on hadrons differs. For jets of `truth` only, since a detector measures hadrons."""
     pthat_min_gev: Positive
     "Lower edge of the transverse momentum of the hard process, GeV; QCD diverges towards 0."
     pthat_max_gev: Positive | None = None
@@ -52,6 +88,20 @@ class SampleConfig(Config):
     def _range(self) -> "SampleConfig":
         if self.pthat_max_gev is not None and self.pthat_max_gev <= self.pthat_min_gev:
             raise ValueError(f"pthat_max_gev must exceed pthat_min_gev={self.pthat_min_gev} (got {self.pthat_max_gev})")
+        return self
+
+    @model_validator(mode="after")
+    def _decays(self) -> "SampleConfig":
+        if self.decay is not None and self.process not in WITH_CHOSEN_DECAY:
+            raise ValueError(f"decay is for {', '.join(WITH_CHOSEN_DECAY)} (got process={self.process})")
+        is_gun = self.process == "resonance_gun"
+        if is_gun != (self.mass_gev is not None) or (is_gun and None in (self.decay, self.pthat_max_gev)):
+            raise ValueError(
+                "resonance_gun, and nothing else, has a mass_gev: [low, high]; it needs a decay and a pthat_max_gev, too "
+                f"(got {self.process} with mass_gev={self.mass_gev}, decay={self.decay}, pthat_max_gev={self.pthat_max_gev})"
+            )
+        if self.mass_gev is not None and not self.mass_gev[0] < self.mass_gev[1]:
+            raise ValueError(f"mass_gev must be [low, high] with low < high (got {list(self.mass_gev)})")
         return self
 
 
@@ -104,13 +154,19 @@ class DetectorConfig(Config):
     "Energy in GeV of a local maximum that splits a cluster."
 
 
-class JetConfig(Config):
+class JetConfig(GrownConfig):
     """Which jets are reconstructed and kept."""
 
+    added = ("label_distance_in_r",)
+
     radii: tuple[float, ...] = (0.2, 0.4)
-    "Radii of the anti-kT jets, out of 0.2, 0.4 and 1.0; each is one tree of every kind of constituents."
+    "Radii of the anti-kT jets, out of 0.2, 0.4, 0.8 and 1.0; each is one tree of every kind of constituents."
     constituents: tuple[Kind, ...] = ("topo",)
-    "What jets are made of: topo (topological clusters), pflow (tracks, and what they leave of the clusters), or both."
+    """What jets are made of: topo (topological clusters), pflow (tracks, and what they leave of the clusters); or eflow (tracks
+    and towers of a fast, Delphes-like detector, without pileup); or truth (the stable particles, without a detector)."""
+    label_distance_in_r: Positive | None = None
+    """Trees of R >= 0.8 get truthjet_label, which decay a jet holds (`distjet.simulation.labels`): its quarks must lie within
+    this times R of the axis of the truth jet. Null: no such branch."""
     min_pt_gev: NonNegative = 5.0
     """Reconstructed jets below this transverse momentum (constituent scale, GeV) are dropped. With 0 (and max_abs_eta: 5) each
     tree holds every constituent of every event exactly once."""
@@ -132,8 +188,15 @@ class JetConfig(Config):
     @model_validator(mode="after")
     def _kinds(self) -> "JetConfig":
         if not self.constituents or len(set(self.constituents)) != len(self.constituents):
-            raise ValueError(f"constituents must be topo, pflow or both, each once (got {list(self.constituents)})")
+            raise ValueError(f"constituents must be of topo, pflow, eflow and truth, each once (got {list(self.constituents)})")
+        if "eflow" in self.constituents and self.has_clusters:
+            raise ValueError(f"eflow is a detector of its own, without topo and pflow (got {list(self.constituents)})")
         return self
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether jets are made of what the detector with cells, noise and pileup measures."""
+        return bool({"topo", "pflow"} & set(self.constituents))
 
 
 class SharedSettings(Config):
@@ -169,6 +232,16 @@ class SimulateConfig(SharedSettings):
                 raise ValueError(f"{rule} (got {name!r})")
         return self
 
+    @model_validator(mode="after")
+    def _detector(self) -> "SimulateConfig":
+        kinds = list(self.jets.constituents)
+        if not self.jets.has_clusters and self.pileup.mu[1] > 0:
+            raise ValueError(f"jets of {' and '.join(kinds)} are made without pileup: set pileup.mu: [0, 0]")
+        for name, sample in self.samples.items():
+            if not sample.hadronisation and kinds != ["truth"]:
+                raise ValueError(f"samples.{name} without hadronisation needs jets.constituents: [truth] (got {kinds})")
+        return self
+
     def identity(self) -> dict[str, Any]:
         """Return the part of the configuration that defines the ntuples: everything except where they are written."""
         return self.model_dump(mode="json", exclude={"output"})
@@ -185,7 +258,7 @@ def tree_name(radius: float, kind: Kind) -> str:
         >>> tree_name(0.4, "pflow")
         'AntiKt4EMPFlowJets'
     """
-    return f"AntiKt{round(10 * radius)}EM{'Topo' if kind == 'topo' else 'PFlow'}Jets"
+    return f"AntiKt{round(10 * radius)}{TREE_KINDS[kind]}Jets"
 
 
 @dataclass(frozen=True)

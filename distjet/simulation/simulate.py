@@ -18,9 +18,10 @@ from distjet.errors import DataError
 from distjet.execution import Execute
 from distjet.run_directory import claim, read_json, write_json
 from distjet.simulation.generator import Events, cross_section_pb, generate, process_settings, pythia_seed, start_pythia
+from distjet.simulation.gun import gun
 from distjet.simulation.ntuple import concatenate, write_ntuple
 from distjet.simulation.pileup import load_library, make_library
-from distjet.simulation.readout import Detector
+from distjet.simulation.readout import choose_detector
 from distjet.simulation.reconstruction import JetTable, reconstruct
 from distjet.simulation.samples import (
     FIRST_CHANNEL_NUMBER,
@@ -139,9 +140,10 @@ def simulate_batches(task: FileTask, settings: SharedSettings) -> Iterator[tuple
     pythia = start_pythia(process_settings(sample, settings.generator), settings.generator.ecm_gev, seed)
     rng = np.random.default_rng(entropy(settings.seed, task.sample, task.index))
     library = load_library(as_location(task.library)) if task.library else None
-    detector = Detector(settings, library, rng)
+    detector = choose_detector(settings, library, rng)
+    source = gun(sample, rng) if sample.process == "resonance_gun" else None
     event_number = task.first_event
-    for events in generate(pythia, task.num_events):
+    for events in generate(pythia, task.num_events, source):
         tables = reconstruct(events, detector.record(events.particles), settings.jets)
         yield {tree: _identified(table, task, event_number) for tree, table in tables.items()}, _weight(events, task)
         event_number += events.particles.num_events
@@ -194,6 +196,7 @@ def summarise(config: SimulateConfig, cross_sections_pb: dict[str, float], recor
         summary[name] = {
             "process": sample.process,
             "shower": sample.shower,
+            **({} if sample.hadronisation else {"hadronisation": False}),
             "pthat_min_gev": sample.pthat_min_gev,
             "pthat_max_gev": sample.pthat_max_gev,
             "cross_section_pb": cross_sections_pb[name],

@@ -30,10 +30,11 @@ from .conftest import small_config
 CONF = Path(__file__).parents[2] / "conf" / "simulation"
 
 
-@pytest.mark.parametrize("name", ["dijet", "tiny", "vincia", "ttbar", "boosted"])
+@pytest.mark.parametrize("name", ["dijet", "tiny", "vincia", "ttbar", "boosted", "boosted_tagging", "flat_mass"])
 def test_slices_of_shipped_configurations_leave_no_gap(name):
     config = load(SimulateConfig, [CONF / f"{name}.yaml"])
-    for _, samples in itertools.groupby(config.samples.values(), lambda sample: sample.process):
+    kinds = itertools.groupby(config.samples.values(), lambda sample: (sample.process, sample.decay))
+    for _, samples in kinds:
         edges = [(sample.pthat_min_gev, sample.pthat_max_gev) for sample in samples]
         assert all(high == low for (_, high), (low, _) in itertools.pairwise(edges)), "slices leave a gap"
 
@@ -48,7 +49,34 @@ def test_changes_of_a_configuration(name):
 
 def test_trees_are_named_by_radius_and_constituents():
     names = [tree_name(radius, kind) for radius in RADII for kind in get_args(Kind)]
-    assert names == [f"AntiKt{radius}EM{kind}Jets" for radius in (2, 4, 10) for kind in ("Topo", "PFlow")]
+    kinds = ("EMTopo", "EMPFlow", "EFlow", "Truth")
+    assert names == [f"AntiKt{radius}{kind}Jets" for radius in (2, 4, 8, 10) for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "library"),
+    [
+        ("tiny", "5b61647af0cc4e16", "library_bbf83a6958f025c8.npz"),
+        ("dijet", "528071f2b30824b3", "library_bf9a4c18c77a9e02.npz"),
+        ("boosted", "dc3acd54fee5e359", "library_f7aedd0f166102da.npz"),
+        ("vincia", "dd848594e4834c10", "library_051dbb1e3760d375.npz"),
+    ],
+)
+def test_files_of_earlier_versions_are_still_those_of_their_configuration(name, task, library):
+    """Keys that have been added do not make files anew that exist; a new FORMAT_VERSION does, and then these numbers change."""
+    config = load(SimulateConfig, [CONF / f"{name}.yaml"], ["output=out"])
+    assert file_tasks(config, dict.fromkeys(config.samples, 1.0))[0].identity() == task
+    assert Path(library_task(config).path).name == library
+
+
+def test_added_keys_count_where_they_are_set():
+    sample = {"process": "h_jet", "pthat_min_gev": 20, "num_events": 1}
+    changes = [{}, {"decay": "bb"}, {"decay": "cc"}]
+    configs = [small_config(Path("a"), samples={"a": sample | change}) for change in changes]
+    configs.append(small_config(Path("a"), samples={"a": sample}, jets={"label_distance_in_r": 0.75}))
+    assert len({file_tasks(config, {"a": 1.0})[0].identity() for config in configs}) == 4
+    for config in configs:
+        assert SimulateConfig.model_validate(config.model_dump()) == config
 
 
 def test_every_process_and_shower_can_be_generated():
@@ -105,6 +133,10 @@ def test_tasks_are_plain_values():
         assert json.loads(json.dumps(dataclasses.asdict(task))) == dataclasses.asdict(task)
 
 
+def changed_sample(**changes):
+    return {"samples": {"a": {"pthat_min_gev": 20, "num_events": 1} | changes}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -115,7 +147,18 @@ def test_tasks_are_plain_values():
         ({"jets": {"radii": [0.7]}}, "one or more of"),
         ({"jets": {"radii": [0.4, 0.4]}}, "each once"),
         ({"jets": {"constituents": ["topo", "topo"]}}, "each once"),
-        ({"jets": {"constituents": []}}, "topo, pflow or both"),
+        ({"jets": {"constituents": []}}, "of topo, pflow, eflow and truth, each once"),
+        ({"jets": {"constituents": ["topo", "eflow"]}}, "eflow is a detector of its own"),
+        ({"jets": {"constituents": ["eflow"]}}, r"eflow are made without pileup: set pileup\.mu: \[0, 0\]"),
+        (changed_sample(hadronisation=False), r"samples\.a without hadronisation needs jets\.constituents: \[truth\]"),
+        (changed_sample(decay="bb"), "decay is for z_jet, h_jet, resonance_gun"),
+        (changed_sample(mass_gev=[15, 250]), "resonance_gun, and nothing else"),
+        (changed_sample(process="resonance_gun", decay="bb", mass_gev=[15, 250]), "needs a decay and a pthat_max_gev"),
+        (changed_sample(process="resonance_gun", mass_gev=[15, 250], pthat_max_gev=90), "needs a decay and a pthat_max_gev"),
+        (
+            changed_sample(process="resonance_gun", decay="bb", mass_gev=[15, 10], pthat_max_gev=90),
+            r"mass_gev must be \[low, high\]",
+        ),
         ({"jets": {"min_pt": 3}}, "did you mean 'min_pt_gev'"),
     ],
 )

@@ -56,6 +56,29 @@ def test_files_do_not_depend_on_order_or_place(small_run, tmp_path):
     assert len(hashes(tmp_path)) == 3
 
 
+def fast_config(output):
+    """All that needs no calorimeter, and the gun, in two files of two samples."""
+    gun = {"process": "resonance_gun", "decay": "bb", "mass_gev": [15, 250], "pthat_min_gev": 450, "pthat_max_gev": 1000}
+    samples = {"dijet": {"pthat_min_gev": 400, "num_events": 6}, "gun": {**gun, "num_events": 6}}
+    jets = {"radii": [0.4, 0.8], "constituents": ["eflow", "truth"], "label_distance_in_r": 1.0}
+    return small_config(output, samples=samples, jets=jets, pileup={"mu": [0, 0]})
+
+
+def test_files_without_pileup_do_not_depend_on_order_either(tmp_path):
+    summaries = [simulate(fast_config(tmp_path / name), run) for name, run in (("a", in_process), ("b", backwards))]
+    assert summaries[0] == summaries[1]
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+    assert [path.name for path in tmp_path.rglob("library*")] == []
+    with uproot.open(tmp_path / "a/gun/gun_00000.root") as file:
+        found = {tree.name: set(tree.keys()) for tree in file.values()}
+    assert set(found) == {f"AntiKt{radius}{kind}Jets" for radius in (4, 8) for kind in ("EFlow", "Truth")}
+    for name, branches in found.items():
+        assert ("truthjet_label" in branches) == ("AntiKt8" in name)
+        objects = {"part_pt", "part_eta", "part_phi", "part_E", "part_charge", "part_pdg", "part_index", "npart"}
+        assert {branch for branch in branches if "part" in branch} == objects
+    assert summaries[0]["gun"]["sum_of_weights_pb"] == pytest.approx(1.0)
+
+
 def test_an_object_store_gets_the_same_files(small_run, bucket):
     config, summary = small_run
     assert simulate(small_config(bucket), backwards) == summary
