@@ -42,8 +42,9 @@ class MissingExtraError(UserError):
 
     Args:
         what: Who needs what, e.g. `simulation needs Pythia 8`.
-        extra: The extra of distjet that brings it.
+        extra: The extra of distjet that brings it; None where `what` says that already, as in an error of another process.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what}: pip install 'distjet[{extra}]' (in a clone of distjet: pip install -e '.[{extra}]')")
+    def __init__(self, what: str, extra: str | None = None) -> None:
+        hint = f": pip install 'distjet[{extra}]' (in a clone of distjet: pip install -e '.[{extra}]')" if extra else ""
+        super().__init__(what + hint)

@@ -19,12 +19,15 @@ from distjet.dataset.graphs.edges import MAX_NODES
 from distjet.dataset.graphs.grid import MAX_COORDINATE, in_range
 from distjet.dataset.recipes.recipe import JET_NAMES, P4_NAMES, TRUE_NAMES, Recipe
 from distjet.dataset.recipes.scope import Scope
-from distjet.dataset.schema import ColumnSpec
+from distjet.dataset.schema import SPLITS, ColumnSpec
 
 LISTED_JETS = 100
 "Of a range of entries that are named for one reason; this bounds what a run has to remember."
 
 NODE_ROLES = ("p4", "node")
+
+SPLIT = "[split]"
+"Key of the number of each jet's published split, which is no column."
 
 SHORTFALL = 2.0**-9
 "Of an energy against its momentum, relative."
@@ -104,6 +107,8 @@ def _check_finite(recipe: Recipe, values: Mapping[str, np.ndarray], nodes: set[s
 def _reason(recipe: Recipe, name: str, *, is_axis: bool) -> str:
     if name == "label":
         return f"column 'label': not exactly one of {list(recipe.labels)} holds"
+    if name == SPLIT:
+        return f"split: {'not exactly' if len(recipe.split) == len(SPLITS) else 'more than'} one of {list(recipe.split)} holds"
     if is_axis:
         return f"{name.strip('()')} of a constituent is not a number below {MAX_COORDINATE:g}"
     return f"column {name!r} is not finite"

@@ -20,16 +20,17 @@ import pyarrow as pa
 
 from distjet.config import validate
 from distjet.dataset import hashing
-from distjet.dataset.checks import LISTED_JETS, find_bad_jets
+from distjet.dataset.checks import LISTED_JETS, SPLIT, find_bad_jets
 from distjet.dataset.fingerprint import add_up, as_text, row_hashes
-from distjet.dataset.reading.root import Ragged, read_branches
+from distjet.dataset.reading.entries import read_branches
+from distjet.dataset.reading.ragged import Ragged
 from distjet.dataset.reading.sources import Source
 from distjet.dataset.recipes.association import open_scope
 from distjet.dataset.recipes.definitions import required_branches
 from distjet.dataset.recipes.expressions import Level
 from distjet.dataset.recipes.recipe import CUT_EMPTY_GRAPH, CUT_UNMATCHED, Recipe
 from distjet.dataset.recipes.scope import Scope
-from distjet.dataset.rows import evaluate_columns, evaluate_key, identify, make_table
+from distjet.dataset.rows import BY_CHANCE, evaluate_columns, evaluate_key, identify, make_table
 from distjet.dataset.schema import SPLITS, ColumnSpec, dataset_columns
 from distjet.dataset.shards import SHARD_VERSION, ShardStyle, is_whole, write_shard
 from distjet.dataset.spills import PackedRows, Places, RowLayout, pack_rows, write_spill
@@ -61,7 +62,7 @@ class ConvertTask:
     """One range of entries of one file.
 
     Attributes:
-        source: ROOT file.
+        source: Input file.
         uuid: Identity of its content.
         sample: Name of the sample.
         start: First entry.
@@ -69,8 +70,8 @@ class ConvertTask:
         recipe: The recipe as plain values.
         integer_spectators: Spectators that stay whole numbers.
         seed: Of the split and the shuffle.
-        train: Fraction of events for training.
-        val: Fraction of events for validation.
+        train: Fraction of events for training, of those that the recipe does not assign to a split.
+        val: Fraction of events for validation, of the same.
         work: Folder for spills and records.
         direct: Where shards of the task's own are written, without a second pass; None: the rows go into a spill.
     """
@@ -172,11 +173,12 @@ def convert(task: ConvertTask) -> dict[str, Any]:
         return record
     recipe = validate(Recipe, task.recipe)
     try:
-        branches = read_branches(task.source, recipe.tree, required_branches(recipe), task.start, task.stop)
-        columns, table, fates = build_rows(task, recipe, branches)
+        names = required_branches(recipe)
+        branches = read_branches(task.source, recipe.tree, names, task.start, task.stop, recipe.optional)
+        columns, table, fates, split = build_rows(task, recipe, branches)
     except DataError as error:
         return {"error": str(error)}
-    places = place_rows(task, table)
+    places = place_rows(task, table, split)
     packed = pack_rows(RowLayout(columns), table, places)
     record = (_write_spill(stem.with_suffix(".rows"), packed) if task.direct is None else _write_shards(task, packed)) | {
         "content": as_text(add_up(row_hashes(table, columns, task.sample))),
@@ -224,11 +226,12 @@ def _write_shards(task: ConvertTask, packed: PackedRows) -> dict[str, Any]:
 
 def build_rows(
     task: ConvertTask, recipe: Recipe, branches: dict[str, Ragged]
-) -> tuple[tuple[ColumnSpec, ...], pa.Table, Fates]:
+) -> tuple[tuple[ColumnSpec, ...], pa.Table, Fates, np.ndarray | None]:
     """Evaluate a recipe on the branches of a range of entries.
 
     Returns:
-        The columns of the dataset; the rows in the order of the file, with all columns but `sample`; what became of every jet.
+        The columns of the dataset; the rows in the order of the file, with all columns but `sample`; what became of every jet;
+        the number of the split of each row by the recipe's conditions, BY_CHANCE for none, None where it has no conditions.
     """
     scope = open_scope(recipe, branches, task.stop - task.start, task.sample)
     fates = Fates(scope)
@@ -240,7 +243,8 @@ def build_rows(
         fates.quarantine(faults.number, faults.reasons, faults.details)
         values = evaluate_columns(recipe, scope, columns)
     values |= identify(recipe, scope, task.uuid, task.start)
-    return columns, make_table(recipe, scope, columns, values), fates
+    split = values[SPLIT].astype(np.int8) if recipe.split else None
+    return columns, make_table(recipe, scope, columns, values), fates, split
 
 
 def apply_cuts(recipe: Recipe, scope: Scope, fates: Fates) -> None:
@@ -253,10 +257,18 @@ def apply_cuts(recipe: Recipe, scope: Scope, fates: Fates) -> None:
         fates.cut(CUT_EMPTY_GRAPH, (scope.counts > 0).astype(np.float64))
 
 
-def place_rows(task: ConvertTask, table: pa.Table) -> Places:
-    """Find where the rows of a table go; rows with the same identity stay in the order of the file."""
+def place_rows(task: ConvertTask, table: pa.Table, published: np.ndarray | None = None) -> Places:
+    """Find where the rows of a table go; rows with the same identity stay in the order of the file.
+
+    Args:
+        task: With the seed and the fractions.
+        table: The rows.
+        published: Number of the split of each row, BY_CHANCE where its event decides, int8 (R,); None for all.
+    """
     run, event, jet_index = (table[name].to_numpy() for name in ("run", "event", "jet_index"))
     split_key = hashing.split_keys(task.seed, task.sample, run, event)
     split = hashing.split_numbers(split_key, task.train, task.val)
+    if published is not None:
+        split = np.where(published == BY_CHANCE, split, published)
     key = hashing.shuffle_keys(task.seed, task.sample, run, event, jet_index)
     return Places(split, key, np.lexsort((jet_index, event, run, key, split)))

@@ -37,6 +37,7 @@ def _identity(content: Mapping[str, Any]) -> dict[str, Any]:
         "content": content["content"],
         "seed": config["seed"],
         "fractions": {"train": train, "val": val, "test": round(1 - train - val, 12)},
+        "conditions": config["recipe"].get("split", {}),
         "schema_version": content["schema_version"],
         "created_with": content["created_with"],
     }

@@ -21,7 +21,10 @@ from distjet.errors import ConfigError
 from distjet.storage import check_url, without_secrets
 
 LIST_SUFFIX = ".txt"
-"No ROOT file ends so."
+"No file of jets ends so."
+
+SUFFIXES = (".h5", ".hdf5", ".npz")
+"Of files in a folder without ROOT files."
 
 WILDCARD = re.compile(r"[*?\[]")
 
@@ -108,5 +111,6 @@ def _before_wildcards(pattern: Path) -> Path:
 def _local(pattern: Path) -> Iterable[str | Path]:
     """Find what is in a folder or matches a pattern; a link that leads nowhere is among it, to be quarantined."""
     if pattern.is_dir():
-        return pattern.rglob("*.root")
+        found = list(pattern.rglob("*.root"))
+        return found or [file for file in pattern.rglob("*") if file.suffix in SUFFIXES]
     return [pattern] if pattern.is_file() else glob(str(pattern), recursive=True)  # a name may hold [ or ?

@@ -88,13 +88,14 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> Table:
 def _identity_table(found: Mapping[str, Any]) -> Table:
     identity = found["identity"]
     fractions = ", ".join(f"{split} {fraction:g}" for split, fraction in identity["fractions"].items())
+    conditions = "".join(f"; {split} where {text}" for split, text in identity["conditions"].items())
     versions = ", ".join(f"{name} {version}" for name, version in identity["created_with"].items())
     return _pairs(
         [
             ("fingerprint", identity["fingerprint"]),
             ("content of all rows", identity["content"]["total"]),
             *((f"  {name}", value) for name, value in identity["content"]["samples"].items()),
-            ("seed, split", f"{identity['seed']}; {fractions} of the events"),
+            ("seed, split", f"{identity['seed']}; {fractions} of the events{conditions}"),
             ("made with", f"{versions}; schema version {identity['schema_version']}"),
         ]
     )

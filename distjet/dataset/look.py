@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distjet.dataset.reading.checksums import Checksum
-from distjet.dataset.reading.root import as_data_error, describe_file
+from distjet.dataset.reading.entries import as_data_error, describe_file
 from distjet.dataset.reading.sources import Source, examine, stamp
 from distjet.errors import DataError
 from distjet.run_directory import identity_hash, read_json, write_json

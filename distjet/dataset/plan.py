@@ -142,7 +142,7 @@ def plan_inputs(config: PrepareConfig, execute: Execute) -> Plan:
     gone = _files_gone(config, files)
     tasks = _look_tasks(config, files, gone)
     looks = dict(execute(look, tasks, description="look at input files"))
-    described = [looks[number] for number in range(len(files))]
+    described = [_with_optional(looks[number], config.recipe) for number in range(len(files))]
     reference = _reference(config.recipe, files, described)
     for file, description in zip(files, described, strict=True):
         _assess(file, description, reference)
@@ -212,6 +212,15 @@ def forgetting_copies(
         left[owners[number].path] -= 1
         if not left[owners[number].path]:
             owners[number].source.forget()
+
+
+def _with_optional(description: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Take the branches that a file may lack for those that it has, one number per entry."""
+    if "error" in description:
+        return description
+    absent = {name: ("float64", 0) for name in description["missing"] if name in recipe.optional}
+    missing = {name: hint for name, hint in description["missing"].items() if name not in absent}
+    return description | {"branches": description["branches"] | absent, "missing": missing}
 
 
 def _reference(recipe: Recipe, files: Sequence[InputFile], described: Sequence[dict[str, Any]]) -> dict[str, BranchType]:

@@ -1,4 +1,4 @@
-"""How do ROOT ntuples become a dataset: plan, two passes, commit?
+"""How do files of jets become a dataset: plan, two passes, commit?
 
     look at every input file            -> which files are used; the recipe is checked against their branches
     convert ranges of entries           -> spills, sorted by split and shuffle key
@@ -122,6 +122,7 @@ def _convert_all(
     used = [file for file in plan.files if file.fate == "used"]
     owners = [(file, start, stop) for file in used for start, stop in file.ranges(config.entries_per_task)]
     style, output = shard_style(config, columns), str(config.output)
+    train, val = config.fractions
     tasks = [
         ConvertTask(
             source=file.source,
@@ -132,8 +133,8 @@ def _convert_all(
             recipe=recipe,
             integer_spectators=tuple(plan.integer_spectators),
             seed=config.seed,
-            train=config.split.train,
-            val=config.split.val,
+            train=train,
+            val=val,
             work=str(config.hidden / WORK),
             direct=DirectShards(output, number, style) if config.shuffle == "local" else None,
         )

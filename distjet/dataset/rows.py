@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distjet.dataset.checks import NODE_ROLES
+from distjet.dataset.checks import NODE_ROLES, SPLIT
 from distjet.dataset.graphs.build import build_edges
 from distjet.dataset.graphs.edges import encode_edges
 from distjet.dataset.hashing import text_key
 from distjet.dataset.recipes.definitions import column_formulas
 from distjet.dataset.recipes.expressions import Level
-from distjet.dataset.recipes.recipe import Recipe
+from distjet.dataset.recipes.recipe import P4_NAMES, Recipe
 from distjet.dataset.recipes.scope import Scope
 from distjet.dataset.rounding import round_mantissa
-from distjet.dataset.schema import ColumnSpec, arrow_schema
+from distjet.dataset.schema import SPLITS, ColumnSpec, arrow_schema
 from distjet.errors import ConfigError, DataError
+from distjet.physics.substructure import substructure
 
 AXES = ("delta_eta", "delta_phi")
 "Coordinates of the graph."
+
+BY_CHANCE = -1
+"In place of the number of a split: the jet is in none by a condition of the recipe."
 
 
 def evaluate_key(scope: Scope, key: str, formula: str, level: Level) -> np.ndarray:
@@ -39,6 +43,7 @@ def evaluate_columns(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec]
 
     Returns:
         Column name -> values, shape (J,), or (P,) for constituents; the label is NaN where not exactly one class holds.
+        Where the recipe has a published split, `SPLIT` -> its number, BY_CHANCE where no condition holds, NaN where several do.
     """
     values: dict[str, np.ndarray] = {}
     formulas = column_formulas(recipe)
@@ -47,8 +52,12 @@ def evaluate_columns(recipe: Recipe, scope: Scope, columns: Sequence[ColumnSpec]
             key, formula = formulas[column.name]
             level = Level.NODE if column.role in NODE_ROLES else Level.JET
             values[column.name] = _stored(evaluate_key(scope, key, formula, level), column)
+    if recipe.substructure:
+        values |= _substructure(recipe, scope)
     if recipe.labels:
-        values["label"] = _class_numbers(recipe, scope)
+        values["label"] = _choose(scope, "labels", recipe.labels)
+    if recipe.split:
+        values[SPLIT] = _published_split(recipe, scope)
     if recipe.has_edges:
         values |= {f"({name})": scope.evaluate(name, Level.NODE) for name in AXES}
     return values
@@ -65,10 +74,29 @@ def _stored(array: np.ndarray, column: ColumnSpec) -> np.ndarray:
         return np.asarray(array).astype(column.dtype, copy=False)
 
 
-def _class_numbers(recipe: Recipe, scope: Scope) -> np.ndarray:
-    conditions = [evaluate_key(scope, f"labels.{name}", text, Level.JET) for name, text in recipe.labels.items()]
-    holds = np.stack([np.asarray(condition, dtype=np.float64) != 0 for condition in conditions])
-    return np.where(holds.sum(axis=0) == 1, holds.argmax(axis=0), np.nan)
+def _choose(scope: Scope, block: str, conditions: Mapping[str, str], nothing: float = np.nan) -> np.ndarray:
+    """Return the number of the condition that holds for each jet, `nothing` where none does, NaN where that is not clear."""
+    found = [evaluate_key(scope, f"{block}.{name}", text, Level.JET) for name, text in conditions.items()]
+    values = np.stack([np.asarray(condition, dtype=np.float64) for condition in found])
+    holds = values != 0
+    number = np.where(holds.any(axis=0), holds.argmax(axis=0), nothing)
+    return np.where((holds.sum(axis=0) > 1) | np.isnan(values).any(axis=0), np.nan, number)
+
+
+def _published_split(recipe: Recipe, scope: Scope) -> np.ndarray:
+    conditions: dict[str, str] = dict(recipe.split.items())
+    number = _choose(scope, "split", conditions, np.nan if len(conditions) == len(SPLITS) else BY_CHANCE)
+    known = ~np.isnan(number)
+    of_split = np.array([*map(SPLITS.index, conditions), BY_CHANCE])  # the last is also what -1 picks
+    number[known] = of_split[number[known].astype(np.int64)]
+    return number
+
+
+def _substructure(recipe: Recipe, scope: Scope) -> dict[str, np.ndarray]:
+    """Compute the variables of substructure in float64, and store them in float32."""
+    p4 = np.stack([np.asarray(scope.evaluate(name, Level.NODE), dtype=np.float64) for name in P4_NAMES], axis=1)
+    ptr = np.concatenate([[0], np.cumsum(scope.counts)])
+    return {name: values.astype(np.float32) for name, values in substructure(p4, ptr, recipe.substructure).items()}
 
 
 def identify(recipe: Recipe, scope: Scope, uuid: str, first_entry: int) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from distjet.dataset.recipes.expressions import parse
 from distjet.dataset.recipes.features import COMPONENTS, FEATURES
 from distjet.dataset.recipes.recipe import FULL_BITS, JET_NAMES, P4_NAMES, TRUE_NAMES, Column, Recipe
+from distjet.physics.substructure_variables import SUBSTRUCTURE
 
 Role = Literal["identifier", "weight", "size", "p4", "node", "edge", "jet", "graph", "target", "label", "spectator"]
 
@@ -95,6 +96,7 @@ def dataset_columns(recipe: Recipe, integer_spectators: Sequence[str] = ()) -> t
         columns.append(ColumnSpec("edges", "edge", "", "undirected edges: degree of each node, then larger ends", "binary"))
     columns += [_component(name, "jet_", "jet", "reconstructed jet") for name in JET_NAMES]
     columns += [_user_column(recipe, column, "graph") for column in recipe.graph]
+    columns += [_substructure_column(name) for name in recipe.substructure]
     if recipe.truth is not None:
         columns += [_component(name, "true_", "target", "reference jet") for name in TRUE_NAMES]
     columns += [_user_column(recipe, column, "target") for column in recipe.targets]
@@ -128,6 +130,11 @@ def _user_column(recipe: Recipe, column: Column, role: Role, dtype: str = "float
     elif column.value in COMPONENTS:
         unit, description = column.unit or COMPONENTS[column.value][0], column.description or COMPONENTS[column.value][1]
     return ColumnSpec(column.name, role, unit, description, dtype, _written_out(recipe, column.value))
+
+
+def _substructure_column(name: str) -> ColumnSpec:
+    unit, description = SUBSTRUCTURE[name]
+    return ColumnSpec(name, "graph", unit, description, "float32", f"substructure of the constituents: {name}")
 
 
 def _written_out(recipe: Recipe, value: str) -> str:

@@ -11,7 +11,8 @@ import xxhash
 from distjet.dataset import hashing
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
-from distjet.dataset.reading.root import NO_UUID, describe_file, read_branches
+from distjet.dataset.reading.entries import describe_file, read_branches
+from distjet.dataset.reading.reader import NO_UUID
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import ConfigError, DataError
 from distjet.execution import in_process

@@ -32,6 +32,16 @@ def folder(tmp_path) -> Path:
     return tmp_path / "in"
 
 
+def test_a_folder_without_root_files_may_hold_other_formats(tmp_path):
+    for name in ("x/b.npz", "x/a.h5", "x/deep/c.hdf5", "x/readme.txt", "y/a.h5", "y/a.root"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = [
+        path.removeprefix(f"{tmp_path}/") for _, path in found([str(tmp_path / "x"), str(tmp_path / "y")], tmp_path / "out")
+    ]
+    assert names == ["x/a.h5", "x/b.npz", "x/deep/c.hdf5", "y/a.root"]
+
+
 class TestLists:
     def test_each_line_is_an_input(self, folder, tmp_path):
         lines = [

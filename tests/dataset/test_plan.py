@@ -17,7 +17,7 @@ from distjet.dataset.plan import InputFile
 from distjet.dataset.prepare import prepare
 from distjet.dataset.reading import ttree
 from distjet.dataset.reading.byte_source import LocalFile
-from distjet.dataset.reading.root import describe_file, read_branches
+from distjet.dataset.reading.entries import describe_file, read_branches
 from distjet.dataset.reading.sources import Source, stamp
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import DataError

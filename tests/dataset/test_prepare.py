@@ -371,3 +371,14 @@ class TestInputs:
         rows = identities(read_all(manifest))
         assert len(set(rows)) == len(rows) == sum(manifest.content["rows"].values())
         assert len({(sample, number) for sample, number, _, _ in rows}) == 3
+
+
+def test_a_label_that_is_not_a_number_is_not_a_class(tmp_path):
+    """One condition is unknown, the other false: that the unknown one holds would be a guess."""
+    arrays = random_ntuple(20, seed=1)
+    arrays["rho"] = np.where(np.arange(40) == 6, np.nan, 1.0).astype(np.float32)
+    write_ntuple(tmp_path / "in/s/a.root", arrays)
+    base = configure(tmp_path / "out", str(tmp_path / "in")).model_dump(mode="json")["recipe"]
+    changes = {"graph": [], "cuts": {}, "labels": {"signal": "rho < 0", "background": "rho >= 0 and rho < 2"}}
+    with pytest.raises(DataError, match=r"1 of 40 jets .*entry 6 jet 0: column 'label': not exactly one of"):
+        run(tmp_path / "out", str(tmp_path / "in"), recipe=base | changes)

@@ -69,6 +69,31 @@ def empty(kind: BranchType) -> Ragged:
     return Ragged(np.zeros(0, kind.dtype), tuple(np.zeros(1, np.int64) for _ in range(kind.depth)))
 
 
+def regular(array: np.ndarray) -> Ragged:
+    """Return the rows of an array, shape (N, ...), as entries: each further dimension is a level of lists of equal length."""
+    offsets, count = [], len(array)
+    for length in array.shape[1:]:
+        offsets.append(np.arange(count + 1, dtype=np.int64) * length)
+        count *= length
+    return Ragged(np.ascontiguousarray(array.reshape(-1), array.dtype.newbyteorder("=")), tuple(offsets))
+
+
+def array_type(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> BranchType:
+    """Return what an array of this shape holds for each of its rows.
+
+    Args:
+        name: Of the branch, for messages.
+        dtype: Of its elements.
+        shape: Of the whole array, (N, ...).
+
+    Raises:
+        DataError: If it holds anything but numbers.
+    """
+    if dtype.kind not in "biuf":
+        raise DataError(f"branch {name!r} holds {dtype}; expected numbers or lists of numbers")
+    return BranchType(dtype.name, len(shape) - 1)
+
+
 def branch_type(name: str, typename: str, depth: int = 0) -> BranchType:
     """Read depth and dtype off a C++ type such as `std::vector<std::vector<float>>`, `float[]` or `std::array<int, 3>`.
 

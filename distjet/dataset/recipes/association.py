@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit
 
-from distjet.dataset.reading.root import Ragged
+from distjet.dataset.reading.ragged import Ragged
 from distjet.dataset.recipes.definitions import (
     Definitions,
     constituent_definitions,
@@ -22,7 +22,7 @@ from distjet.dataset.recipes.definitions import (
 from distjet.dataset.recipes.expressions import Level
 from distjet.dataset.recipes.recipe import CUT_UNMATCHED, Recipe
 from distjet.dataset.recipes.scope import Scope
-from distjet.errors import DataError
+from distjet.errors import ConfigError, DataError
 
 NO_MATCH = -1
 
@@ -40,10 +40,21 @@ def open_scope(recipe: Recipe, branches: Mapping[str, Ragged], num_entries: int,
         _link_constituents(recipe, scope, Scope(branches, num_entries, candidates, events=True, sample=sample))
     if recipe.constituents is not None:
         scope.value("energy")
+        if recipe.constituents.padding is not None:
+            _drop_padding(recipe.constituents.padding, scope)
     scope.value("jet_pt")
     if (references := truth_definitions(recipe)) is not None:
         _match_truth(recipe, scope, Scope(branches, num_entries, references, events=True, sample=sample))
     return scope
+
+
+def _drop_padding(padding: str, scope: Scope) -> None:
+    """Leave out what fills up lists of a fixed length; what is not a number is kept, to be found later."""
+    try:
+        condition = np.asarray(scope.evaluate(padding, Level.NODE), dtype=np.float64)
+    except ConfigError as error:
+        raise ConfigError(f"recipe.constituents.padding: {error}") from error
+    scope.drop_nodes((condition != 0) & ~np.isnan(condition))
 
 
 def _link_constituents(recipe: Recipe, scope: Scope, candidates: Scope) -> None:

@@ -120,7 +120,9 @@ def required_branches(recipe: Recipe) -> list[str]:
     """Return every branch that the recipe reads, sorted."""
     texts = [text for text in (recipe.identity.run, recipe.identity.event, recipe.identity.jet_index) if text]
     texts += [formula for _, formula in column_formulas(recipe).values()]
-    texts += [*(cut.value for cut in recipe.cuts), *recipe.labels.values()]
+    texts += [*(cut.value for cut in recipe.cuts), *recipe.labels.values(), *recipe.split.values()]
+    if recipe.constituents is not None and recipe.constituents.padding is not None:
+        texts.append(recipe.constituents.padding)
     if recipe.has_edges:
         texts += ["delta_eta", "delta_phi"]
     if recipe.truth is not None and recipe.truth.index is not None:

@@ -9,6 +9,7 @@ the constituents; `sum` and `count` go from constituents to their jet. Truth val
 """
 
 import ast
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -86,11 +87,16 @@ class Expression:
             return _evaluate(self.tree, scope)
 
 
+FAMILY = re.compile(r"[A-Za-z_][\w.]*\*")
+"A family of numbered columns, `E_*`, which means `branch('E_*')`; arithmetic never ends so."
+
+
 def parse(text: str | float) -> Expression:
     """Parse one line of arithmetic.
 
     Args:
-        text: For example `log(energy / jet_energy)`; a bare number is a constant.
+        text: For example `log(energy / jet_energy)`; a bare number is a constant, and `E_*` alone the columns E_0, E_1, ... as
+            one list.
 
     Raises:
         ConfigError: If the text is not an expression, or uses something beyond arithmetic.
@@ -100,6 +106,8 @@ def parse(text: str | float) -> Expression:
         ['Jet_pt', 'Jet_rawFactor']
     """
     text = str(text).strip()
+    if FAMILY.fullmatch(text):
+        text = f"branch({text!r})"
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Which branches of an ntuple become which columns of a graph?
+"""Which branches of an input file become which columns of a graph?
 
 A recipe is a mapping in YAML. Wherever it takes a value, the value is a branch or a line of arithmetic on branches and names
 (`distjet.dataset.recipes.expressions`); a bare name in a list of columns is a branch or a named feature (`features.py`).
@@ -7,10 +7,14 @@ Four-momenta are given in whichever components the file has, in `energy_unit`; e
 An expression sees the branches and the names that are defined above it, in this order: `variables`, `constituents`, `jet`,
 `truth`, the named features. So `jet: {pt: jet_pt}` means the branch, and `cuts: {hard: jet_pt > 20}` the column in GeV.
 
+Files that are no ntuples have lists of a fixed length, or numbered columns in place of lists: `E_*` makes a list of the columns
+E_0, E_1, ..., `X[2]` takes the third number of each constituent of an array with three dimensions, and `constituents.padding`
+says which elements are none.
+
 Like all files that define configurations, this one imports neither numba, uproot nor torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +24,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from distjet.config import ComponentConfig, Config, component_type, unknown
 from distjet.dataset.graphs.configs import GRAPHS, NOT_STORED, DelaunayConfig, NoEdgesConfig
 from distjet.dataset.recipes import expressions
+from distjet.physics.substructure_variables import SUBSTRUCTURE
 from distjet.run_directory import identity_hash
 from distjet.storage import Location, Place, check_options, check_url
 
@@ -102,6 +107,8 @@ Range = Annotated[tuple[float | None, float | None], AfterValidator(_check_range
 "Smallest and largest value that can be, either may be null."
 
 
+SplitName = Literal["train", "val", "test"]
+
 Formulas = Annotated[dict[Name, Formula], BeforeValidator(_without_null)]
 "Names and formulas, in order; null removes an entry of an earlier file."
 
@@ -155,6 +162,8 @@ class Constituents(FourMomentum):
     "For a flat collection of candidates with a list of links: the link's jet, counted within the event."
     constituent_link: Formula | None = None
     "The link's candidate, counted within the event; links with a negative number are left out."
+    padding: Formula | None = None
+    "Where this holds, an element of the lists is no constituent but fills them up to a fixed length: `energy == 0`."
     variables: Formulas = Field(default_factory=dict)
     "More names for branches of the collection of candidates."
 
@@ -162,6 +171,8 @@ class Constituents(FourMomentum):
     def _links_come_in_pairs(self) -> "Constituents":
         if (self.jet_link is None) != (self.constituent_link is None):
             raise ValueError("jet_link and constituent_link go together")
+        if self.jet_link is not None and self.padding is not None:
+            raise ValueError("padding is for lists of a fixed length; a candidate that no link names is left out anyway")
         return self
 
 
@@ -211,15 +222,25 @@ def _as_graph(given: Any) -> Any:
     return {"name": given} if isinstance(given, str) else given
 
 
+def _check_substructure(name: str) -> str:
+    if name not in SUBSTRUCTURE:
+        raise ValueError(unknown("variable of substructure", name, SUBSTRUCTURE))
+    return name
+
+
 class Recipe(Config):
     """The mapping from branches to columns."""
 
     tree: str
-    "Name of the TTree or RNTuple."
+    """Name of the TTree or RNTuple; in an HDF5 file, of the group of arrays, the dataset of records or the frame of pandas, `/`
+    for the top of the file; `/` for an npz archive."""
     layout: Literal["jet", "event"] = "jet"
     "What an entry is: a jet (constituents are lists), or an event (jets are lists, constituents lists of lists or linked)."
     energy_unit: Literal["GeV", "MeV"] = "GeV"
     "Unit of the four-momenta in the file. Other branches are taken as they are."
+    optional: dict[str, float] = Field(default_factory=dict)
+    """Branches with one number per entry that a file may lack, and the number that stands in for them there: {training_weights:
+    1} where the files for testing have none."""
     variables: Formulas = Field(default_factory=dict)
     "Names for intermediate results, defined before everything else."
     constituents: Constituents | None = None
@@ -239,10 +260,17 @@ class Recipe(Config):
     computed before."""
     graph: Columns = ()
     "Features of a jet."
+    substructure: tuple[Annotated[str, AfterValidator(_check_substructure)], ...] = ()
+    """Variables of jet substructure that are computed from the constituents, such as tau21; they become features of a jet.
+    Names are those of `distjet.physics.substructure_variables.SUBSTRUCTURE`."""
     targets: Columns = ()
     "What is learned, beside the four-momentum of `truth`."
     labels: Formulas = Field(default_factory=dict)
     "Class name -> condition; exactly one must hold for each jet. The label is the number of the class in this list."
+    split: Annotated[dict[SplitName, Formula], BeforeValidator(_without_null)] = Field(default_factory=dict)
+    """A split that was published with the files: split -> condition, {train: ttv == 0, val: ttv == 2, test: ttv == 1} or {test:
+    sample == 'test'}. At most one may hold for a jet; jets for which none holds are divided by their events, in proportion to
+    the fractions of `split`, among the splits that are not named here."""
     spectators: Columns = ()
     "Numbers kept for plots and for the baselines, not for training."
     cuts: Columns = ()
@@ -258,8 +286,9 @@ class Recipe(Config):
     def _has_jets(self) -> "Recipe":
         if self.constituents is None and self.jet is None:
             raise ValueError("a recipe needs constituents, or a jet, or both")
-        if self.constituents is None and self.nodes:
-            raise ValueError("nodes need constituents")
+        for block in ("nodes", "substructure"):
+            if self.constituents is None and getattr(self, block):
+                raise ValueError(f"{block} need constituents")
         for name in ("constituents.jet_link", "truth.index", "truth.delta_r"):
             block, key = name.split(".")
             if self.layout == "jet" and getattr(getattr(self, block), key, None) is not None:
@@ -276,6 +305,10 @@ class Recipe(Config):
                     f"two columns are called {column.name!r}; give one another name, {{other_name: {column.value}}}"
                 )
             names.append(column.name)
+        for name in self.substructure:
+            if name in names:
+                raise ValueError(f"two columns are called {name!r}; give the one that is not substructure another name")
+            names.append(name)
         cuts = [*(cut.name for cut in self.cuts), CUT_EMPTY_GRAPH]
         if self.truth is not None and self.truth.is_collection:
             cuts.append(CUT_UNMATCHED)
@@ -289,7 +322,7 @@ class Recipe(Config):
     def _ranges_are_of_columns(self) -> "Recipe":
         columns = [column.name for column in (*self.nodes, *self.graph, *self.targets, *self.spectators)]
         p4 = P4_NAMES if self.constituents else ()
-        numbers = [*p4, *JET_NAMES, *(TRUE_NAMES if self.truth else ()), "weight", *columns]
+        numbers = [*p4, *JET_NAMES, *(TRUE_NAMES if self.truth else ()), "weight", *columns, *self.substructure]
         for name in self.ranges:
             if name not in numbers:
                 raise ValueError("ranges: " + unknown("column", name, numbers))
@@ -323,6 +356,16 @@ class Recipe(Config):
         """Whether edges are stored."""
         return self.connection.name not in NOT_STORED
 
+    def meaning(self) -> dict[str, Any]:
+        """Return all keys, but those that came later only where they say something: a dataset from before stays itself."""
+        found = self.model_dump(mode="json")
+        later = [(found, "optional"), (found, "split"), (found, "substructure")]
+        later += [(found["constituents"], "padding")] if self.constituents else []
+        for block, key in later:
+            if not block[key]:
+                del block[key]
+        return found
+
 
 CUT_UNMATCHED = "truth_matched"
 "Applied first where reference jets are matched by distjet."
@@ -341,9 +384,9 @@ class Input(Config):
     sample: Name | None = None
     "Name of the sample; by default the name of the folder that holds the file."
     files: Annotated[tuple[str, ...], Place()]
-    """Paths, patterns with * or **, folders (all .root files below), URLs (https://, root://, s3://; with * where the server
-    can list its files), or lists: text files whose name ends in .txt with one of these on each line, # for comments, and
-    relative paths counted from the folder of the list."""
+    """Paths, patterns with * or **, folders (all .root files below; if there are none, .h5, .hdf5 and .npz files), URLs
+    (https://, root://, s3://; with * where the server can list its files), or lists: text files whose name ends in .txt with
+    one of these on each line, # for comments, and relative paths counted from the folder of the list."""
 
     @pydantic.field_validator("files", mode="before")
     @classmethod
@@ -384,6 +427,22 @@ class Split(Config):
         if self.train + self.val > 1:
             raise ValueError(f"train + val must not exceed 1 (got {self.train} + {self.val})")
         return self
+
+    def without(self, named: Collection[str]) -> tuple[float, float]:
+        """Return the fractions for train and val of the jets that go to none of the named splits, divided among the others.
+
+        Raises:
+            ValueError: If the other splits have no share of anything.
+        """
+        shares = {"train": self.train, "val": self.val, "test": 1 - self.train - self.val}
+        if not named or len(named) == len(shares):
+            return self.train, self.val
+        left = {name: 0.0 if name in named else max(share, 0.0) for name, share in shares.items()}
+        if not (total := sum(left.values())):
+            others = [name for name in shares if name not in named]
+            raise ValueError(f"split leaves no jets for {' and '.join(others)}, which recipe.split does not name")
+        train = left["train"] / total
+        return train, (left["val"] / total if left["test"] else 1 - train)
 
 
 class Tolerance(Config):
@@ -433,7 +492,7 @@ RemoteChoice = Annotated[Remote, BeforeValidator(_as_remote)]
 
 
 class PrepareConfig(Config):
-    """ROOT ntuples to a sharded, shuffled dataset with a manifest."""
+    """Files of jets (ROOT, HDF5, npz) to a sharded, shuffled dataset with a manifest."""
 
     inputs: Inputs = Field(min_length=1)
     "A folder, a pattern, a URL, a text file that lists them, a list of these, {sample: files}, or [{sample, files}]."
@@ -472,13 +531,23 @@ class PrepareConfig(Config):
     tolerance: Tolerance = Tolerance()
 
     @property
+    def fractions(self) -> tuple[float, float]:
+        """Fractions for train and val of the events that `recipe.split` leaves to chance."""
+        return self.split.without(self.recipe.split)
+
+    @property
     def hidden(self) -> Path:
         """The folder of the hidden folders; in `work`, each output has its own."""
         return self.output if self.work is None else self.work / f"distjet-{identity_hash({'output': str(self.output)})}"
 
     def identity(self) -> dict[str, Any]:
         """Return what defines the dataset: not where it is written, how inputs are read and checked, nor what is forgiven."""
-        others = {"output", "work", "tolerance", "remote", "checksums"} | (
+        others = {"output", "work", "tolerance", "remote", "checksums", "recipe"} | (
             {"entries_per_task"} if self.shuffle == "global" else set()
         )
-        return self.model_dump(mode="json", exclude=others)
+        return self.model_dump(mode="json", exclude=others) | {"recipe": self.recipe.meaning()}
+
+    @pydantic.model_validator(mode="after")
+    def _every_split_gets_jets(self) -> "PrepareConfig":
+        _ = self.fractions
+        return self

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distjet.config import did_you_mean
-from distjet.dataset.reading.root import Ragged
+from distjet.dataset.reading.ragged import Ragged
 from distjet.dataset.recipes.definitions import Definitions
 from distjet.dataset.recipes.expressions import Expression, Level, Value, parse
 from distjet.errors import ConfigError, DataError
@@ -38,11 +38,13 @@ class Scope:
         self.first_level = Level.EVENT if events else Level.JET
         self.jet_offsets: np.ndarray | None = None if events else np.arange(num_entries + 1)
         self.node_offsets: np.ndarray | None = None
+        self._list_offsets: np.ndarray | None = None  # of the lists as they are read, with their padding
         self.jet_source = self.node_source = ""
         self._given: dict[str, Value] = {}
         self._cache: dict[str, Value] = {}
         self._expressions = list(definitions.formulas.values())
         self._visible = len(self._expressions)
+        self._kept: np.ndarray | None = None
         self._jets: np.ndarray | None = None
         self._nodes: np.ndarray | None = None
 
@@ -86,6 +88,19 @@ class Scope:
         """
         self._jets = np.flatnonzero(keep) if self._jets is None else self._jets[keep]
         self._nodes = None
+        self._cache.clear()
+
+    def drop_nodes(self, is_padding: np.ndarray) -> None:
+        """Leave out what is no constituent, before any jet is selected.
+
+        Args:
+            is_padding: Which elements of the lists are none, boolean, shape (P,).
+        """
+        assert self._jets is None
+        assert self.node_offsets is not None
+        self._kept = np.flatnonzero(~is_padding)
+        self.node_offsets = np.searchsorted(self._kept, self.node_offsets)
+        self._nodes = self._kept
         self._cache.clear()
 
     def evaluate(self, formula: str, level: Level) -> np.ndarray:
@@ -169,14 +184,19 @@ class Scope:
         return "layout: event" if self.first_level == Level.EVENT else "layout: jet"
 
     def _sliced(self, value: Value) -> Value:
-        if self._jets is None or value.level < Level.JET:
-            return value
-        if value.level == Level.JET:
+        if value.level == Level.NODE and (nodes := self._selected_nodes()) is not None:
+            return Value(value.level, value.array[nodes])
+        if value.level == Level.JET and self._jets is not None:
             return Value(value.level, value.array[self._jets])
-        if self._nodes is None:
+        return value
+
+    def _selected_nodes(self) -> np.ndarray | None:
+        """Return the places of the constituents of the selected jets in the lists; None for all."""
+        if self._nodes is None and self._jets is not None:
             assert self.node_offsets is not None
-            self._nodes = ranges(self.node_offsets[self._jets], self.node_offsets[self._jets + 1])
-        return Value(value.level, value.array[self._nodes])
+            nodes = ranges(self.node_offsets[self._jets], self.node_offsets[self._jets + 1])
+            self._nodes = nodes if self._kept is None else self._kept[nodes]
+        return self._nodes
 
     def _check_lengths(self, name: str, level: Level, ragged: Ragged) -> None:
         """Take the lists of the first branch as the lists of all."""
@@ -188,7 +208,9 @@ class Scope:
         if level == Level.NODE:
             if self.node_offsets is None:
                 self.node_offsets, self.node_source = ragged.offsets[-1], name
-            elif ragged.offsets[-1] is not self.node_offsets and not np.array_equal(ragged.offsets[-1], self.node_offsets):
+            if self._list_offsets is None:
+                self._list_offsets = self.node_offsets
+            if ragged.offsets[-1] is not self._list_offsets and not np.array_equal(ragged.offsets[-1], self._list_offsets):
                 raise DataError(f"branches {name!r} and {self.node_source!r} disagree on the number of constituents of a jet")
 
 

@@ -44,6 +44,8 @@ class GraphBatch:
         num_edges: E. Without stored edges: of complete graphs, or 0 for graphs without edges.
         edge_unit: Of `edge_attr`, in radians.
         rows: Identifiers and spectators as numpy arrays, each of shape (B,); empty unless asked for.
+        sizes: Number of nodes of each graph where the host needs it while the batch is on a device, int64, shape (B,); None
+            unless a network has asked for it.
     """
 
     x: Tensor
@@ -58,6 +60,7 @@ class GraphBatch:
     num_edges: int = 0
     edge_unit: float = 1.0
     rows: dict[str, np.ndarray] = field(default_factory=dict)
+    sizes: np.ndarray | None = None
 
     @property
     def num_graphs(self) -> int:
@@ -124,6 +127,16 @@ class GraphBatch:
         changed = dataclasses.replace(self, x=x, u=u, edge_unit=edge_unit)
         vars(changed).update({name: vars(self)[name] for name in ("batch", "edge_index") if name in vars(self)})
         return changed
+
+    def take_nodes(self, places: Tensor, ptr: Tensor) -> "GraphBatch":
+        """Return the same graphs with some of their nodes, in another order, and without edges.
+
+        Args:
+            places: The nodes, graph by graph, int64, shape (M,).
+            ptr: First of them of each graph and, last, M, shape (B + 1,).
+        """
+        x, p4 = self.x[places], self.p4[places]
+        return dataclasses.replace(self, x=x, p4=p4, ptr=ptr, edge_degrees=None, edge_ends=None, num_edges=0)
 
     def expand(self) -> "GraphBatch":
         """Make `batch`, `edge_index` and `edge_attr` now, and return this batch."""

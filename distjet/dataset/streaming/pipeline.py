@@ -60,6 +60,8 @@ class Sources:
     gatherer: Gatherer
     new_decoder: Callable[[], Decoder]
     counters: Counters
+    finish: Callable[[GraphBatch], GraphBatch]
+    "What is done with a batch before it waits for the consumer."
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ class Pipeline:
         slot = sources.arena.slot_of[group]
         cached = sources.cache.store if sources.cache is not None else None
         pieces = pieces_of(slot, number, sources.arena.store, cached, group)
-        batch = sources.gatherer.gather(pieces, len(group), sources.arena.rows_of(slot, number))
+        batch = sources.finish(sources.gatherer.gather(pieces, len(group), sources.arena.rows_of(slot, number)))
         sources.counters.cpu_seconds_gathering += time.thread_time() - started
         return batch
 

@@ -9,7 +9,7 @@ decoded once; with a cache on a local disk, a large one is, too.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,14 +75,25 @@ class JetStream:
         seed: int = 0,
         ranks: RankInfo = SINGLE,
         pin_memory: bool = False,
+        finish: Callable[[GraphBatch], GraphBatch] | None = None,
     ) -> None:
         """Plan the stream; nothing is read before the first batch.
+
+        Args:
+            manifest: The dataset.
+            split: train, val or test.
+            config: Sizes, order and columns.
+            seed: Of the order.
+            ranks: Whose part of the rows is read.
+            pin_memory: Whether batches are in page-locked memory.
+            finish: What a network wants done with each batch on the host; called in the thread that reads ahead.
 
         Raises:
             ConfigError: If a rank would have nothing to do in some step, or the memory is too small.
             DataError: If the split is empty.
         """
         self.manifest, self.split, self.seed, self.ranks, self.pin_memory = manifest, split, seed, ranks, pin_memory
+        self.finish = finish
         self.config = config or StreamConfig()
         self.groups = row_groups(manifest, split)
         is_half = self.config.cache is not None and self.config.cache.dtype == "float16"
@@ -147,7 +158,7 @@ class JetStream:
         """
         epoch, work = self.epoch, self._pass()
         arena, self._arena = self._arena_for(work), None  # of this iteration alone, while it lasts
-        sources = Sources(arena, self._cache, self._gatherer, lambda: Decoder(self.layout), self.counters)
+        sources = Sources(arena, self._cache, self._gatherer, lambda: Decoder(self.layout), self.counters, self._finish)
         pipeline = Pipeline(sources, work, self.config.num_threads, self.config.prefetch_bytes)
         try:
             with pipeline:
@@ -234,10 +245,16 @@ class JetStream:
             self.config.cache, self.layout, self.groups, CacheKey(self.manifest.fingerprint, self.split, share)
         )
 
+    def _finish(self, batch: GraphBatch) -> GraphBatch:
+        if self.finish is None:
+            return batch
+        finished = self.finish(batch)
+        return finished.pin_memory() if self.pin_memory else finished
+
     @cached_property
     def _gatherer(self) -> Gatherer:
         is_complete = self.manifest.content["graph"]["name"] == "fully_connected"
-        plain = Gatherer(self.layout, is_complete=is_complete, pin_memory=self.pin_memory)
+        plain = Gatherer(self.layout, is_complete=is_complete, pin_memory=self.pin_memory and self.finish is None)
         if not self.config.standardise:
             return plain
         largest = max(shard.largest_graph for shard in self.manifest.shards(self.split))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
-from distjet.dataset.reading import root
-from distjet.dataset.reading.root import describe_file, read_branches
+from distjet.dataset.reading.entries import describe_file, read_branches
+from distjet.dataset.reading.ragged import Ragged
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.errors import DataError
 from distjet.execution import in_process
@@ -48,7 +48,7 @@ def truth(entry: int) -> dict:
     }
 
 
-def as_lists(ragged: root.Ragged) -> list:
+def as_lists(ragged: Ragged) -> list:
     array = ragged.content.tolist()
     for offsets in reversed(ragged.offsets):
         array = [array[low:high] for low, high in pairwise(offsets)]

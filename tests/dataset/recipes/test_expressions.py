@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distjet.dataset.reading.root import Ragged
+from distjet.dataset.reading.ragged import Ragged
 from distjet.dataset.recipes.definitions import Definitions
 from distjet.dataset.recipes.expressions import Level, parse
 from distjet.dataset.recipes.scope import Scope
@@ -55,6 +55,38 @@ def jet_scope(**definitions: str) -> Scope:
 )
 def test_values_equal_numpy(text, expected):
     np.testing.assert_allclose(jet_scope().evaluate(text, Level.JET), expected)
+
+
+@pytest.mark.parametrize("text", ["E_*", " Jets.pt_* ", "branch('E_*')"])
+def test_a_family_of_columns_is_a_branch(text):
+    expression = parse(text)
+    assert expression.branch_names == {text.strip() if "branch" not in text else "E_*"}
+    assert parse(expression.text).branch_names == pickle.loads(pickle.dumps(expression)).branch_names == expression.branch_names
+
+
+def test_a_star_between_names_multiplies():
+    assert parse("a*b").names == {"a", "b"}
+    for text in ("*a", "1*", "a**"):
+        with pytest.raises(ConfigError, match="expected an arithmetic expression"):
+            parse(text)
+
+
+@pytest.mark.parametrize("first", [None, np.array([True, False, True])], ids=["all", "selected"])
+def test_padding_is_left_out_of_lists(first):
+    """Elements below 2 and the 4 are none; what is left is that of a scope that never had them."""
+    scope = jet_scope(y="x * a", total="sum(y)")
+    assert scope.evaluate("total", Level.JET).tolist() == [3.0, 0.0, 36.0]
+    scope.drop_nodes(np.isin(X, (1.0, 4.0)))
+    jets = np.arange(3) if first is None else np.flatnonzero(first)
+    if first is not None:
+        scope.select(first)
+    assert scope.counts.tolist() == np.array([1, 0, 2])[jets].tolist()
+    assert scope.evaluate("x", Level.NODE).tolist() == [2.0, 3.0, 5.0]
+    assert scope.evaluate("y", Level.NODE).tolist() == [2.0, 9.0, 15.0]
+    assert scope.evaluate("total", Level.JET).tolist() == np.array([2.0, 0.0, 24.0])[jets].tolist()
+    assert scope.evaluate("x[1]", Level.JET).tolist()[-1] == 4.0  # an element of the list as it is in the file
+    scope.select(scope.evaluate("a > 1", Level.JET) != 0)
+    assert scope.evaluate("x", Level.NODE).tolist() == [3.0, 5.0]
 
 
 def test_jets_are_repeated_for_their_constituents():

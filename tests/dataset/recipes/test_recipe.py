@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from distjet.config import validate
-from distjet.dataset.reading.root import Ragged
+from distjet.dataset.reading.ragged import Ragged
+from distjet.dataset.recipes.association import open_scope
 from distjet.dataset.recipes.definitions import jet_definitions, required_branches
 from distjet.dataset.recipes.expressions import Level, parse
 from distjet.dataset.recipes.features import FEATURES, derived_components
-from distjet.dataset.recipes.recipe import COMPLETE, PrepareConfig, Recipe
+from distjet.dataset.recipes.recipe import COMPLETE, PrepareConfig, Recipe, Split
 from distjet.dataset.recipes.scope import Scope
 from distjet.dataset.schema import arrow_schema, columns_from_manifest, dataset_columns
 from distjet.errors import ConfigError
@@ -179,3 +180,73 @@ def test_the_identity_leaves_out_what_does_not_change_the_rows():
     same = {"output": "elsewhere", "tolerance": {"max_files": 3}, "entries_per_task": 7}
     assert validate(PrepareConfig, base | same).identity() == validate(PrepareConfig, base).identity()
     assert validate(PrepareConfig, base | {"seed": 2}).identity() != validate(PrepareConfig, base).identity()
+
+
+def scope_of(given: Recipe, lists: dict[str, list[list[float]]]) -> Scope:
+    offsets = np.concatenate([[0], np.cumsum([len(item) for item in next(iter(lists.values()))])])
+    branches = {name: Ragged(np.concatenate([np.array(item) for item in values]), (offsets,)) for name, values in lists.items()}
+    return open_scope(given, branches, len(offsets) - 1, "sample")
+
+
+def test_padding_is_a_condition_on_columns_or_branches():
+    lists = {"c_pt": [[2.0, 1.0, 0.0], [0.0, 0.0, 0.0], [3.0, np.nan, 0.0]], "c_eta": [[0.0] * 3] * 3, "c_phi": [[0.0] * 3] * 3}
+    for padding in ("pt == 0", "c_pt == 0", "energy < 1e-3", "not c_pt"):
+        scope = scope_of(recipe(constituents=MINIMAL["constituents"] | {"padding": padding}), lists)
+        assert scope.counts.tolist() == [2, 0, 2]  # what is not a number stays, to be found later
+        assert scope.evaluate("jet_pt", Level.JET)[:2].tolist() == [3.0, 0.0]
+
+
+def test_padding_needs_a_number_that_is_there():
+    given = recipe(constituents=MINIMAL["constituents"] | {"padding": "sample"})
+    with pytest.raises(ConfigError, match=r"recipe.constituents.padding: expected a number"):
+        scope_of(given, {name: [[1.0]] for name in ("c_pt", "c_eta", "c_phi")})
+
+
+def test_padding_and_published_splits_name_branches():
+    given = recipe(
+        constituents=MINIMAL["constituents"] | {"padding": "fill == 1"},
+        split={"test": "ttv == 1", "val": None},
+        labels={"a": "b"},
+    )
+    assert required_branches(given) == ["b", "c_eta", "c_phi", "c_pt", "fill", "ttv"]
+    assert set(given.split) == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": {"training": "x"}}, "split.*training"),
+        ({"split": {"test": "x ="}}, "expected an arithmetic expression"),
+        ({"substructure": ["tau22"]}, "variable of substructure 'tau22'"),
+        ({"optional": {"w": "one"}}, "optional.w"),
+        (
+            {
+                "layout": "event",
+                "jet": {"pt": "p", "eta": "e", "phi": "f", "mass": "m"},
+                "constituents": MINIMAL["constituents"] | {"padding": "pt == 0", "jet_link": "j", "constituent_link": "c"},
+            },
+            "padding is for lists of a fixed length",
+        ),
+    ],
+)
+def test_mistakes_in_the_keys_of_public_sets(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ((), (0.6, 0.3)),
+        (("test",), (2 / 3, 1 / 3)),
+        (("train",), (0.0, 0.75)),
+        (("train", "test"), (0.0, 1.0)),
+        (("val", "test"), (1.0, 0.0)),
+        (("train", "val"), (0.0, 0.0)),
+    ],
+)
+def test_fractions_of_what_is_left_to_chance(named, expected):
+    train, val = Split(train=0.6, val=0.3).without(named)
+    assert (train, val) == pytest.approx(expected)
+    if "test" in named and len(named) < 3:
+        assert train + val == 1  # exactly, or a jet could end in a published test split
