@@ -6,12 +6,13 @@ compared.
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from distjet.config import Config
+from distjet.evaluation.bin_edges import check_edges
+from distjet.evaluation.tagging_config import TaggingConfig
 from distjet.storage import Location
 
 FEWEST_REPLICAS = 20
@@ -61,7 +62,7 @@ class BinsConfig(Config):
     @model_validator(mode="after")
     def _check_edges(self) -> "BinsConfig":
         for name in ("energy_edges_gev", "abs_eta_edges"):
-            _check_edges(name, getattr(self, name))
+            check_edges(name, getattr(self, name))
         return self
 
 
@@ -159,7 +160,7 @@ class ResponseConfig(BinsConfig):
             "dependence.pt_edges_gev": self.dependence.pt_edges_gev,
         }
         for name, edges in named.items():
-            _check_edges(name, edges)
+            check_edges(name, edges)
         return self
 
     @model_validator(mode="after")
@@ -174,13 +175,6 @@ class ResponseConfig(BinsConfig):
                 "headline numbers would come from bins that nobody sees"
             )
         return self
-
-
-def _check_edges(name: str, edges: tuple[float, ...] | None) -> None:
-    if edges is None:
-        return
-    if len(edges) < 2 or edges[0] < 0 or any(high <= low for low, high in pairwise(edges)):
-        raise ValueError(f"{name} must be at least two increasing, non-negative edges (got {list(edges)})")
 
 
 class MethodRun(Config):
@@ -224,7 +218,7 @@ class EvaluateConfig(Config):
     output: Location
     "Directory of metrics, plots and report, or s3://bucket/folder."
     run: Location | None = None
-    "Output of `distjet train`: its best model is evaluated, under the name `calibrated`."
+    "Output of `distjet train`: its best model is evaluated, under the name `calibrated`, or `tagged` for a tagger."
     runs: dict[MethodName, MethodRun] = Field(default_factory=dict)
     "Several outputs of `distjet train` by the names of the report; {run: FOLDER, upto: STEP} is a part of a classical chain."
     seeds: dict[MethodName, Locations] = Field(default_factory=dict)
@@ -237,8 +231,13 @@ class EvaluateConfig(Config):
     "Split to evaluate on."
     predictions: Location | Locations | dict[ProcessName, Locations] | None = None
     "Finished tables instead of runs: one; several with other methods for the same jets; or those of each process."
+    variations: dict[ProcessName, Locations] = Field(default_factory=dict)
+    """Of taggers, by name: a dataset of the first process with something changed (its shower, its scale); with `predictions`,
+    the tables of its jets with the same methods."""
     response: ResponseConfig = ResponseConfig()
-    "Bins and estimators."
+    "Bins and estimators of a calibration."
+    tagging: TaggingConfig = TaggingConfig()
+    "Classes, working points and bins of taggers: tables with scores are evaluated with these."
     batch_size: int = Field(default=2048, ge=1)
     "Jets at a time."
 

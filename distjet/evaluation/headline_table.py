@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distjet.evaluation.axes import Record
 from distjet.evaluation.headline import RANGES_GEV
-from distjet.evaluation.tables import DASH, number, percent, text_table, thousands
+from distjet.evaluation.tables import DASH, markdown_table, number, percent, text_table, thousands
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,10 +69,7 @@ def processes_of(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def markdown(metrics: Mapping[str, Any]) -> str:
     """Return the table in Markdown, with the note that explains it."""
-    header, rows = headline_header(metrics), headline_rows(metrics)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"{text}\n\n{NOTE}\n"
+    return f"{markdown_table(headline_header(metrics), headline_rows(metrics))}\n\n{NOTE}\n"
 
 
 def text_summary(metrics: dict[str, Any]) -> "Table":

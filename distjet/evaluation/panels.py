@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#882255", "#999933", "#332288")
 MARKERS = ("o", "s", "D", "v", "P", "X", "<", "*")
@@ -72,6 +72,8 @@ class Grid:
     figure: Figure
     axes: list[Axes]
     ratios: list[Axes]
+    columns: int
+    "Panels side by side."
     legend_columns: int = 0
     "Columns of a legend in a strip of its own; 0: it stands beside the subtitle."
 
@@ -84,19 +86,30 @@ def style() -> Iterator[None]:
         yield
 
 
-def make_grid(titles: Sequence[str], *, ratio: bool = False, labels: Sequence[str] = ()) -> Grid:
-    """Lay out panels in rows of at most three, with sizes in inches so that text never shrinks.
+def make_grid(
+    titles: Sequence[str],
+    *,
+    ratio: bool = False,
+    labels: Sequence[str] = (),
+    columns: int = MAX_COLUMNS,
+    panel_inch: tuple[float, float] = PANEL_INCH,
+    left_inch: float = MARGIN_INCH["left"],
+) -> Grid:
+    """Lay out panels in rows, with sizes in inches so that text never shrinks.
 
     Args:
         titles: One title per panel.
         ratio: Whether each panel has a ratio axis below.
         labels: What the legend will hold, if it is to have a strip of its own; it needs one if it is long.
+        columns: Most panels of a row.
+        panel_inch: Width and height of a panel.
+        left_inch: Room for the labels at the left.
     """
-    columns = min(MAX_COLUMNS, len(titles))
+    columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
-    cell_height = PANEL_INCH[1] + (RATIO_INCH if ratio else 0)
+    cell_height = panel_inch[1] + (RATIO_INCH if ratio else 0)
     m = MARGIN_INCH
-    width = max(m["left"] + columns * PANEL_INCH[0] + (columns - 1) * m["between_x"] + m["right"], 7.0)
+    width = max(left_inch + columns * panel_inch[0] + (columns - 1) * m["between_x"] + m["right"], 7.0)
     legend_columns = _legend_columns(labels, width - m["left"] - m["right"])
     strip = LEGEND_ROW_INCH * math.ceil(len(labels) / legend_columns) + 0.05 if labels else 0.0
     height = m["bottom"] + rows * cell_height + (rows - 1) * m["between_y"] + m["header"] + strip
@@ -105,18 +118,18 @@ def make_grid(titles: Sequence[str], *, ratio: bool = False, labels: Sequence[st
     main, below = [], []
     for index, title in enumerate(titles):
         row, column = divmod(index, columns)
-        left = m["left"] + column * (PANEL_INCH[0] + m["between_x"])
+        left = left_inch + column * (panel_inch[0] + m["between_x"])
         bottom = m["bottom"] + (rows - 1 - row) * (cell_height + m["between_y"])
         offset = RATIO_INCH + 0.07 if ratio else 0
-        box = (left / width, (bottom + offset) / height, PANEL_INCH[0] / width, (cell_height - offset) / height)
+        box = (left / width, (bottom + offset) / height, panel_inch[0] / width, (cell_height - offset) / height)
         axis = figure.add_axes(box)
         axis.set_title(title, loc="left", pad=4)
         main.append(axis)
         if ratio:
             below.append(
-                figure.add_axes((left / width, bottom / height, PANEL_INCH[0] / width, RATIO_INCH / height), sharex=axis)
+                figure.add_axes((left / width, bottom / height, panel_inch[0] / width, RATIO_INCH / height), sharex=axis)
             )
-    return Grid(figure, main, below, legend_columns)
+    return Grid(figure, main, below, columns, legend_columns)
 
 
 def _legend_columns(labels: Sequence[str], width_inch: float) -> int:
@@ -129,16 +142,15 @@ def _legend_columns(labels: Sequence[str], width_inch: float) -> int:
 
 def share_axes(grid: Grid, x_label: str, y_label: str, ratio_label: str = "") -> None:
     """Label the outer axes only: x below the last panel of each column, y at the left of each row."""
-    columns = min(MAX_COLUMNS, len(grid.axes))
     for index, axis in enumerate(grid.axes):
-        lowest = index + columns >= len(grid.axes)
+        lowest = index + grid.columns >= len(grid.axes)
         bottom_axis = grid.ratios[index] if grid.ratios else axis
         if grid.ratios:
             axis.tick_params(labelbottom=False)
         bottom_axis.tick_params(labelbottom=True)
         if lowest:
             bottom_axis.set_xlabel(x_label, loc="right")
-        if index % columns == 0:
+        if index % grid.columns == 0:
             axis.set_ylabel(y_label, loc="top" if not grid.ratios else "center")
             if grid.ratios:
                 grid.ratios[index].set_ylabel(ratio_label, loc="center")
@@ -175,16 +187,17 @@ def add_header(grid: Grid, subtitle: str) -> None:
     )
 
 
-def set_log_axis(axis: Axes, low_gev: float, high_gev: float) -> None:
-    """Draw a logarithmic axis in GeV with plain numbers at 1, 2, 5."""
-    axis.set_xscale("log")
-    axis.set_xlim(low_gev, high_gev)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
-    axis.xaxis.set_major_formatter(formatter)
-    axis.xaxis.set_minor_locator(LogLocator(subs=tuple(range(1, 10))))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+def set_log_axis(axis: Axes, low: float, high: float, *, vertical: bool = False) -> None:
+    """Draw a logarithmic axis with plain numbers at 1, 2, 5; x unless `vertical`."""
+    scale, limit, one = (
+        (axis.set_yscale, axis.set_ylim, axis.yaxis) if vertical else (axis.set_xscale, axis.set_xlim, axis.xaxis)
+    )
+    scale("log")
+    limit(low, high)
+    one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    one.set_minor_locator(LogLocator(subs=tuple(range(1, 10))))
+    one.set_minor_formatter(NullFormatter())
 
 
 def finish(grid: Grid, name: str, title: str, caption: str) -> Plot:
@@ -205,8 +218,8 @@ def method_styles(methods: Sequence[str], reference: str, scaled: Sequence[str] 
         elif name in scaled:
             styles[name] = SCALED_STYLE
         else:
-            index = others.index(name) % len(COLOURS)
-            styles[name] = {"color": COLOURS[index], "marker": MARKERS[index]}
+            turn, index = divmod(others.index(name), len(COLOURS))
+            styles[name] = {"color": COLOURS[index], "marker": MARKERS[(index + turn) % len(MARKERS)]}
     return styles
 
 

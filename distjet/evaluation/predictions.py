@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from distjet.errors import DataError
 from distjet.evaluation.config import ResponseConfig
 from distjet.evaluation.joining import IDENTIFIERS, describe_row, rows_of_same_jets
-from distjet.storage import for_arrow
+from distjet.evaluation.reading import read_columns, reject, schema_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,12 +123,7 @@ def _reference_first(methods: Sequence[str]) -> tuple[str, ...]:
 
 
 def _read(path: Path, config: ResponseConfig) -> _Table:
-    import pyarrow.parquet as pq
-
-    if not path.exists():
-        raise DataError(f"predictions {path} do not exist; `distjet evaluate run=DIRECTORY` makes them from a training")
-    files, place = for_arrow(path)
-    names = pq.ParquetDataset(place, filesystem=files).schema.names
+    names = schema_of(path).names
     chosen = None if config.methods is None else [method for method in config.methods if f"{method}_energy" in names]
     methods = discover_methods(names) if chosen is None else tuple(chosen)
     needed = _needed_columns(methods, config)
@@ -139,9 +134,7 @@ def _read(path: Path, config: ResponseConfig) -> _Table:
         raise DataError(f"{path}: no method found; expected columns like {wanted[0]}_energy (got {sorted(names)})")
     optional = [name for name in _optional_columns(methods, config) if name in names]
     identity = [name for name in IDENTIFIERS if name in names]
-    table = pq.read_table(place, filesystem=files, columns=[*needed, *optional, *identity])
-    if table.num_rows == 0:
-        raise DataError(f"{path} has no rows; nothing to evaluate")
+    table = read_columns(path, [*needed, *optional, *identity])
     columns = {name: table[name].to_numpy().astype(np.float64) for name in [*needed, *optional]}
     _check_values(columns, table, path)
     return _Table(path, table, columns, methods)
@@ -179,23 +172,12 @@ def _joined(first: _Table, other: _Table, columns: dict[str, Array]) -> dict[str
 
 def _check_values(columns: dict[str, Array], table: "pa.Table", path: Path) -> None:
     for name, values in columns.items():
-        _reject(~np.isfinite(values), name, "finite", (values, table, path))
+        reject(~np.isfinite(values), name, "finite", (values, table, path))
         if name.endswith("_pit"):
             far_off = np.abs(values - 0.5) > 0.5 + PROBABILITY_ROUNDING
-            _reject(far_off, name, "a probability between 0 and 1", (values, table, path))
+            reject(far_off, name, "a probability between 0 and 1", (values, table, path))
             np.clip(values, 0.0, 1.0, out=values)
         if name.endswith("weight"):
-            _reject(values < 0, name, "not negative", (values, table, path))
+            reject(values < 0, name, "not negative", (values, table, path))
     for name in ("true_energy", "true_pt"):
-        _reject(columns[name] <= 0, name, "positive", (columns[name], table, path))
-
-
-def _reject(bad: NDArray[np.bool_], name: str, expected: str, where: tuple[Array, "pa.Table", Path]) -> None:
-    if not np.any(bad):
-        return
-    values, table, path = where
-    row = int(np.argmax(bad))
-    raise DataError(
-        f"{path}: {name} must be {expected}; got {values[row]} in row {row} ({describe_row(table, row)}), "
-        f"and {int(bad.sum())} such rows in all. Nothing is replaced: find out where the value comes from."
-    )
+        reject(columns[name] <= 0, name, "positive", (columns[name], table, path))

@@ -19,12 +19,12 @@ from distjet.evaluation.headline_table import NOTE, headline_header, headline_ro
 from distjet.evaluation.panels import Plot
 from distjet.evaluation.plots import make_plots, plot_processes
 from distjet.evaluation.predictions import REFERENCE_NAME, read_predictions
+from distjet.evaluation.report_parts import configuration_sections, figures, names_of, plain_provenance, write_results
 from distjet.evaluation.response import headline_bins
 from distjet.evaluation.seeds import summarise_seeds
 from distjet.evaluation.sources import Process, Sources
 from distjet.evaluation.summary import summarise, summarise_headline
 from distjet.evaluation.tables import RESPONSE_HEADER, bin_header, bin_rows, number, response_rows, thousands, verdict
-from distjet.run_directory import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -145,19 +145,13 @@ def evaluate_predictions(
         **first[0],
         "processes": {process.label: found for process, (found, _) in zip(sources.processes[1:], others, strict=True)},
         "training": {method: dict(facts) for method, facts in sources.training.items()},
-        "evaluation": {"predictions": _names(sources.processes[0].tables), **config.model_dump(mode="json")},
+        "evaluation": {"predictions": names_of(sources.processes[0].tables), **config.model_dump(mode="json")},
         "dataset_fingerprint": provenance.get("dataset_fingerprint"),
         "provenance": dict(provenance),
     }
     plots = {"": [*first[1], *plot_processes(metrics, config)]}
     plots |= {process.label: drawn for process, (_, drawn) in zip(sources.processes[1:], others, strict=True)}
-    for label, some in plots.items():
-        for plot in some:
-            write_atomically(output / "plots" / label / f"{plot.name}.png", plot.png)
-            write_atomically(output / "plots" / label / f"{plot.name}.pdf", plot.pdf)
-    write_atomically(output / "report.html", render_report(metrics, plots, config))
-    write_atomically(output / "table.md", markdown(metrics))
-    write_json(output / "metrics.json", metrics)
+    write_results(output, metrics, plots, (render_report(metrics, plots, config), markdown(metrics)))
     return metrics
 
 
@@ -181,7 +175,7 @@ def render_report(metrics: Mapping[str, Any], plots: Mapping[str, list[Plot]], c
             html.heading("Definitions"),
             html.definitions(_definitions(config)),
             html.paragraph(REFERENCES, "note"),
-            *_configuration_sections(contents),
+            *configuration_sections(contents),
         ],
     )
 
@@ -214,12 +208,10 @@ def _process_parts(label: str, metrics: Mapping[str, Any], plots: Sequence[Plot]
     level = 3 if label else 2
     numbers = count(1)
     for title, names in TOPICS.items():
-        figures = [
-            html.image(p.png, f"Figure {next(numbers)}. {p.caption}", p.title) for p in plots if p.name.startswith(names)
-        ]
+        drawn = figures(plots, names, numbers)
         tables = _topic_tables(title, contents, config)
-        if figures or tables:
-            parts += [html.heading(title, level), *tables, *figures]
+        if drawn or tables:
+            parts += [html.heading(title, level), *tables, *drawn]
     parts += [
         html.heading("Bin by bin", level),
         *_bin_section(contents, "energy_response"),
@@ -254,19 +246,6 @@ def _topic_tables(title: str, metrics: dict[str, Any], config: ResponseConfig) -
     return [html.table(header, rows, dense=True)] if rows else []
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """List the leaves of nested dicts with their dotted keys."""
-    rows: list[tuple[str, object]] = []
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            rows.append((f"{prefix}{name}", ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)))
-        else:
-            rows.append((f"{prefix}{name}", value))
-    return rows
-
-
 def _how_to_read(config: ResponseConfig) -> str:
     return (
         f"Over the bins of true energy and |\N{GREEK SMALL LETTER ETA}| with more than {config.min_entries} jets, the same "
@@ -283,16 +262,8 @@ def _identity_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("jets evaluated", thousands(metrics["num_jets"])),
         ("methods", ", ".join(metrics["methods"])),
         ("weighting", weighting),
-        *((name, value) for name, value in metrics["provenance"].items() if not isinstance(value, Mapping)),
+        *plain_provenance(metrics),
     ]
-
-
-def _configuration_sections(metrics: Mapping[str, Any]) -> list[str]:
-    """What is long comes last: the settings of the evaluation, and each nested part of the provenance."""
-    parts = {"Configuration of the evaluation": metrics["evaluation"]}
-    nested = {name: value for name, value in metrics["provenance"].items() if isinstance(value, Mapping)}
-    parts |= {f"Provenance: {name}": value for name, value in nested.items()}
-    return [part for title, content in parts.items() for part in (html.heading(title), html.facts(flatten(content)))]
 
 
 def _rapidity_table(metrics: Mapping[str, Any]) -> topic_tables.Table:
@@ -359,10 +330,6 @@ def _left_out_of_response(metrics: Mapping[str, Any], group: str, config: Respon
 def _few_entries(name: str, records: list[Record], config: ResponseConfig) -> tuple[str, object]:
     few = sum(record["num_jets"] > 0 for record in records) - len(headline_bins(records))
     return f"{name.replace('_', ' ')}: bins with {config.min_entries} jets or fewer", f"{few}, not in the headline numbers"
-
-
-def _names(tables: Sequence[Path]) -> str:
-    return ", ".join(map(str, tables))
 
 
 def _definitions(config: ResponseConfig) -> list[tuple[str, str]]:

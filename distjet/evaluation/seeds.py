@@ -30,7 +30,7 @@ def summarise_seeds(members: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]
     """
     rows = [{**facts, **headline(metrics, metrics["methods"][1])} for facts, metrics in members]
     responses = [metrics["energy_response_pt"][metrics["methods"][1]]["bins"] for _, metrics in members]
-    found: dict[str, tuple[float, float] | None] = {name: _spread([row[name] for row in rows]) for name in NUMBERS}
+    found: dict[str, tuple[float, float] | None] = {name: mean_and_deviation([row[name] for row in rows]) for name in NUMBERS}
     return {
         "members": [row | {"bins": bins} for row, bins in zip(rows, responses, strict=True)],
         "mean": {name: spread and spread[0] for name, spread in found.items()},
@@ -45,7 +45,8 @@ def seed_text(row: Mapping[str, Any], number: int) -> str:
     return f"seed {row['seed']}" if row.get("seed") is not None else f"training {number}"
 
 
-def _spread(values: Sequence[float | None]) -> tuple[float, float] | None:
+def mean_and_deviation(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Return mean and standard deviation over seeds; None if one is unknown, or there is one only."""
     known = [value for value in values if value is not None]
     return (statistics.fmean(known), statistics.stdev(known)) if len(known) == len(values) > 1 else None
 

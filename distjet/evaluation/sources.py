@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 Facts = Mapping[str, Any]
-"What is known of a training: `num_parameters`, `train_seconds`, `val_loss`, `best_epoch`, `seed`, `run`; any may be absent."
+"""What is known of a training: `num_parameters`, `train_seconds`, `infer_seconds_per_jet`, `val_loss`, `best_epoch`, `seed`,
+`run`; any may be absent."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Process:
     "Parquet files (or folders of them) with the same jets, each with other methods."
     seeds: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     "Per method one table for each training that differs in its seed alone, in the order of `Sources.seeds`."
+    variations: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    "Of taggers, by name: tables of the same methods on jets with something changed, e.g. another shower."
 
 
 @dataclass(frozen=True)

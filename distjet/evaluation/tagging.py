@@ -8,7 +8,8 @@ Every number has a statistical error, and weights are allowed everywhere. Decisi
   of the background jets that pass, 1 / sqrt(N_B eps_B), with effective numbers for weighted jets: where few pass, it is large.
 * The mass is compared between background jets that pass and all background jets, by the Jensen-Shannon divergence in bits: 0
   where the tagger leaves the shape as it is, 1 where the two have no bin in common. A finite sample has a divergence above zero
-  of its own; `mass_sculpting` gives what random jets of the same number would have.
+  of its own; `mass_sculpting` gives what random jets of the same number would have. Its error is the spread of the divergence
+  when the bins of the jets that pass, and of those that do not, fluctuate.
 
 References:
     E. DeLong et al., Biometrics 44 (1988) 837.
@@ -52,11 +53,15 @@ class MassSculpting:
         divergence: Jensen-Shannon divergence, bits.
         of_chance: Mean divergence of as many jets that are taken at random.
         num_passed: Background jets that pass.
+        passed: Share of them in each bin, shape (B,).
+        everything: Share of all background jets in each bin, shape (B,).
     """
 
-    divergence: float
+    divergence: Measurement
     of_chance: float
     num_passed: int
+    passed: Array
+    everything: Array
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,14 @@ def background_rejection(curve: Roc, signal_efficiency: float) -> Measurement | 
         curve: The efficiencies.
         signal_efficiency: In (0, 1].
     """
-    efficiency = _background_at(curve, signal_efficiency)
+    efficiency = background_at(curve, signal_efficiency)
     if efficiency <= 0:
         return None
     return Measurement(1 / efficiency, 1 / efficiency / np.sqrt(curve.num_background * efficiency))
 
 
-def _background_at(curve: Roc, signal_efficiency: float) -> float:
+def background_at(curve: Roc, signal_efficiency: float) -> float:
+    """Return the background efficiency at a signal efficiency in (0, 1], between points of the curve by a straight line."""
     if not 0 < signal_efficiency <= 1:
         raise DataError(f"a signal efficiency lies in (0, 1] (got {signal_efficiency})")
     reached = int(np.searchsorted(curve.signal, signal_efficiency))  # the first point that is not below it
@@ -156,10 +162,24 @@ def _background_at(curve: Roc, signal_efficiency: float) -> float:
     return float(np.interp(signal_efficiency, curve.signal[points], curve.background[points]))
 
 
+def threshold_at_signal(curve: Roc, efficiency: float) -> float:
+    """Return the highest score at which at least this share of the signal passes."""
+    return float(curve.threshold[np.searchsorted(curve.signal, efficiency)])
+
+
+def threshold_at_background(curve: Roc, efficiency: float) -> float:
+    """Return the lowest score at which at most this share of the background passes; infinite if none does."""
+    return float(curve.threshold[np.searchsorted(curve.background, efficiency, side="right") - 1])
+
+
 def accuracy(scores: Scores, threshold: float = 0.5) -> Measurement:
-    """Return the share of jets on the right side of a threshold; a probability decides at 0.5."""
-    is_right = (scores.score >= threshold) == scores.is_signal
-    mean, variance = _mean_and_variance(is_right.astype(np.float64), scores.weight)
+    """Return the share of jets on the right side of a threshold; a probability decides at 0.5, log-odds at 0."""
+    return share_correct((scores.score >= threshold) == scores.is_signal, scores.weight)
+
+
+def share_correct(is_right: NDArray[np.bool_], weight: Array) -> Measurement:
+    """Return the weighted share of jets of which something is right."""
+    mean, variance = _mean_and_variance(is_right.astype(np.float64), weight)
     return Measurement(mean, float(np.sqrt(variance)))
 
 
@@ -183,34 +203,55 @@ def jensen_shannon_divergence(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def mass_sculpting(
-    scores: Scores, mass: ArrayLike, signal_efficiency: float, edges: ArrayLike, num_replicas: int = 20, seed: int = 1
+    scores: Scores, mass: ArrayLike, threshold: float, edges: ArrayLike, num_replicas: int = 50, seed: int = 1
 ) -> MassSculpting:
     """Compare the mass of background jets that pass a cut on the score with that of all background jets.
 
     Args:
         scores: The jets.
         mass: In GeV, shape (J,); jets outside the edges do not take part.
-        signal_efficiency: Of the cut, in (0, 1].
-        edges: Edges of the mass bins, GeV.
-        num_replicas: Random choices of as many jets, for `of_chance`.
+        threshold: Lowest score that passes.
+        edges: Edges of the B mass bins, GeV.
+        num_replicas: Random choices of as many jets, for `of_chance`, and fluctuations of the bins, for the error.
         seed: Of these.
 
     Raises:
         DataError: If no background jet with a mass between the edges passes.
     """
-    curve = roc(scores)
-    threshold = curve.threshold[np.searchsorted(curve.signal, signal_efficiency)]
     limits = np.asarray(edges, np.float64)
     values = np.asarray(mass, np.float64)
     chosen = ~scores.is_signal & (values >= limits[0]) & (values < limits[-1])
     passes, values, weight = scores.score[chosen] >= threshold, values[chosen], scores.weight[chosen]
     if not weight[passes].sum() > 0:
         raise DataError(f"no background jet with a mass from {limits[0]:g} to {limits[-1]:g} GeV passes the cut")
-    whole = np.histogram(values, limits, weights=weight)[0]
+    bins = np.searchsorted(limits, values, side="right") - 1
+    sums, squares = (
+        [_sum_in_bins(bins, w * which, len(limits) - 1) for which in (passes, ~passes)] for w in (weight, weight**2)
+    )
+    everything = sums[0] + sums[1]
     rng = np.random.default_rng(seed)
-    replicas = (rng.permutation(passes) for _ in range(num_replicas))
-    divergences = [
-        jensen_shannon_divergence(np.histogram(values[which], limits, weights=weight[which])[0], whole)
-        for which in (passes, *replicas)
+    random_choices = (rng.permutation(passes) for _ in range(num_replicas))
+    of_chance = [
+        jensen_shannon_divergence(_sum_in_bins(bins, weight * which, len(limits) - 1), everything) for which in random_choices
     ]
-    return MassSculpting(divergences[0], float(np.mean(divergences[1:])), int(passes.sum()))
+    fluctuating = [
+        jensen_shannon_divergence(passed, passed + failed)
+        for passed, failed in zip(
+            *(_fluctuate(*both, num_replicas, rng) for both in zip(sums, squares, strict=True)), strict=True
+        )
+        if passed.sum() > 0
+    ]
+    divergence = Measurement(jensen_shannon_divergence(sums[0], everything), float(np.std(fluctuating)))
+    shares = (some / some.sum() for some in (sums[0], everything))
+    return MassSculpting(divergence, float(np.mean(of_chance)), int(passes.sum()), *shares)
+
+
+def _sum_in_bins(bins: NDArray[np.intp], weight: Array, num_bins: int) -> Array:
+    return np.bincount(bins, weights=weight, minlength=num_bins).astype(np.float64)
+
+
+def _fluctuate(sums: Array, squares: Array, num_replicas: int, rng: np.random.Generator) -> Array:
+    """Return replicas of a histogram: Poisson numbers, scaled to its sums of weights and of squared weights; shape (R, B)."""
+    scale = np.divide(squares, sums, out=np.zeros_like(sums), where=sums > 0)
+    mean = np.divide(sums, scale, out=np.zeros_like(sums), where=scale > 0)
+    return scale * rng.poisson(mean, (num_replicas, len(sums)))

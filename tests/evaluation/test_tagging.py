@@ -14,6 +14,8 @@ from distjet.evaluation.tagging import (
     jensen_shannon_divergence,
     mass_sculpting,
     roc,
+    threshold_at_background,
+    threshold_at_signal,
 )
 
 DISTANCE = 2.0
@@ -112,10 +114,11 @@ def test_a_tagger_that_knows_the_mass_sculpts_and_one_that_does_not_does_not() -
     rng = np.random.default_rng(2)
     truth = np.arange(40_000) % 2 == 0
     mass = np.where(truth, rng.normal(80, 8, 40_000), rng.exponential(60, 40_000))
-    blind = mass_sculpting(Scores.of(rng.normal(DISTANCE * truth), truth), mass, 0.5, EDGES)
-    knowing = mass_sculpting(Scores.of(-np.abs(mass - 80), truth), mass, 0.5, EDGES)
-    assert knowing.divergence > 0.3
-    assert blind.divergence < 3 * blind.of_chance
+    of_blind, of_knowing = Scores.of(rng.normal(DISTANCE * truth), truth), Scores.of(-np.abs(mass - 80), truth)
+    blind = mass_sculpting(of_blind, mass, threshold_at_signal(roc(of_blind), 0.5), EDGES)
+    knowing = mass_sculpting(of_knowing, mass, threshold_at_signal(roc(of_knowing), 0.5), EDGES)
+    assert knowing.divergence.value > 0.3
+    assert blind.divergence.value < 3 * blind.of_chance
     assert blind.of_chance < 0.01
     inside = ~truth & (mass < 200)
     assert knowing.num_passed == np.sum(inside & (np.abs(mass - 80) <= np.quantile(np.abs(mass - 80)[truth], 0.5)))
@@ -132,3 +135,30 @@ def test_bad_input_is_named() -> None:
         Scores.of([0.1, 0.2], [True])
     with pytest.raises(DataError, match="need entries"):
         jensen_shannon_divergence([0, 0], [1, 1])
+
+
+def test_the_error_of_a_divergence_is_its_spread_over_samples() -> None:
+    """Jets pass with a probability that rises with their mass: the divergence is known, up to a bias smaller than its error."""
+    truth = np.concatenate([np.ones(10, bool), np.zeros(20_000, bool)])
+    found = []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        mass = rng.uniform(0, 200, len(truth))
+        score = (rng.uniform(size=len(truth)) < 0.1 + 0.4 * (mass > 100)).astype(float)
+        found.append(mass_sculpting(Scores.of(score, truth), mass, 0.5, EDGES[::5], seed=seed))
+    expected = jensenshannon([1 / 6, 5 / 6], [0.5, 0.5], base=2) ** 2
+    values, errors = np.array([(some.divergence.value, some.divergence.error) for some in found]).T
+    assert np.mean(values) == pytest.approx(expected, abs=0.3 * np.mean(errors))
+    assert np.std((values - expected) / errors) == pytest.approx(1, abs=0.2)
+    assert np.allclose(found[0].everything, 0.25, atol=0.02)
+    assert found[0].passed.sum() == pytest.approx(1)
+
+
+def test_a_threshold_lets_the_wanted_share_pass() -> None:
+    scores = gaussian(20_000, 3)
+    curve = roc(scores)
+    signal, background = scores.score[scores.is_signal], scores.score[~scores.is_signal]
+    assert np.mean(signal >= threshold_at_signal(curve, 0.3)) == pytest.approx(0.3, abs=1 / len(signal))
+    passed = np.mean(background >= threshold_at_background(curve, 0.05))
+    assert 0.05 - 1 / len(background) <= passed <= 0.05
+    assert threshold_at_background(roc(Scores.of([1, 2], [True, False])), 0.05) == np.inf
