@@ -35,6 +35,7 @@ EXAMPLES = {
     "verify": "outputs/dataset",
     "train": "conf/calibration/constituent_gnn.yaml dataset=FOLDER output=FOLDER",
     "tune": "conf/sweep/quickstart.yaml base.dataset=FOLDER output=FOLDER",
+    "import-weights": "conf/tagging/particle_net_jetclass.yaml weights=FILE.pt dataset=FOLDER output=FOLDER",
     "evaluate": "conf/evaluation/response.yaml run=FOLDER output=FOLDER",
     "predict": "run=FOLDER inputs=FOLDER output=FOLDER",
     "export": "run=FOLDER output=model.onnx",
@@ -152,7 +153,7 @@ def _call(verb: str, config: Any) -> Any:
     from distjet import verbs
 
     try:
-        return getattr(verbs, verb)(config)
+        return getattr(verbs, verb.replace("-", "_"))(config)
     except OSError as error:
         if not (notes := getattr(error, "__notes__", [])):
             raise
@@ -262,6 +263,15 @@ def tune(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = Fal
     Example: distjet tune conf/sweep/quickstart.yaml base.dataset=outputs/dataset output=outputs/tune
     """
     run_verb("tune", ["--keys"] if keys else arguments or [], verbose=verbose)
+
+
+@app.command("import-weights")
+def import_weights(arguments: Arguments = None, verbose: Verbose = False, keys: Keys = False) -> None:
+    """Weights that a tagger's authors have published -> a run like any other.
+
+    Example: distjet import-weights conf/tagging/particle_net_jetclass.yaml weights=FILE.pt dataset=FOLDER output=FOLDER
+    """
+    run_verb("import-weights", ["--keys"] if keys else arguments or [], verbose=verbose)
 
 
 @app.command()

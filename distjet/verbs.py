@@ -19,12 +19,13 @@ from distjet.calibration.settings import ChainConfig
 from distjet.cluster.settings import TasksConfig
 from distjet.config import Config, load, top_level_keys
 from distjet.dataset.recipes.recipe import PrepareConfig
+from distjet.errors import ConfigError
 from distjet.evaluation.config import EvaluateConfig
 from distjet.provenance import git_commit
 from distjet.run_directory import claim, locked, read_json, write_atomically
 from distjet.simulation.samples import SimulateConfig
 from distjet.storage import Location
-from distjet.training.settings import TrainConfig
+from distjet.training.settings import ImportConfig, TrainConfig
 from distjet.tuning.settings import TuneConfig, check_ends
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ CONFIGS: dict[str, type[Config]] = {
     "verify": VerifyVerb,
     "train": TrainConfig,
     "tune": TuneConfig,
+    "import-weights": ImportConfig,
     "evaluate": EvaluateVerb,
     "predict": PredictVerb,
     "export": ExportConfig,
@@ -201,20 +203,18 @@ def train(config: TrainConfig | ChainConfig) -> dict[str, Any]:
     """Train a model, or an ensemble of them, or fit a classical chain."""
     if isinstance(config, ChainConfig):
         return _train_chain(config)
-    if config.ensemble.num_members > 1:
+    if config.ensemble.is_many_runs:
         return _train_ensemble(config)
     from distjet.cluster.train import train as run
 
     with locked(config.output):
         result = run(config)
     best = result["best"]
-    logger.info(
-        "best epoch %d: mean |closure| %.2f %%, resolution %.4f; model in %s",
-        result["best_epoch"],
-        100 * best["val_mean_abs_bias"],
-        best["val_mean_resolution"],
-        config.output,
-    )
+    if "val_auc" in best:
+        told = f"area under the curve {best['val_auc']:.4f}, 1/eps_B {best['val_rejection_50']:.3g} at eps_S 0.5"
+    else:
+        told = f"mean |closure| {100 * best['val_mean_abs_bias']:.2f} %, resolution {best['val_mean_resolution']:.4f}"
+    logger.info("best epoch %d: %s; model in %s", result["best_epoch"], told, config.output)
     return result
 
 
@@ -235,9 +235,19 @@ def _train_ensemble(config: TrainConfig) -> dict[str, Any]:
 
     with locked(config.output):
         result = train_ensemble(config)
-    name = f"val_{config.selection.metric}"
+    name = config.selection.watched
     values = (result["num_members"], name, result["mean"][name], result["deviation"][name], config.output / "members")
     logger.info("%d members: %s %.4g +- %.2g (mean and deviation over members); models in %s", *values)
+    return result
+
+
+def import_weights(config: ImportConfig) -> dict[str, Any]:
+    """Make a run of weights that were trained elsewhere."""
+    from distjet.training.import_weights import import_weights as run
+
+    with locked(config.output):
+        result = run(config)
+    logger.info("%d parameters of %s; run in %s", result["num_parameters"], result["imported"]["name"], config.output)
     return result
 
 
@@ -257,8 +267,9 @@ def tune(config: TuneConfig) -> dict[str, Any]:
 
 def evaluate(config: EvaluateVerb) -> dict[str, Any]:
     """Evaluate trainings, or tables of predictions."""
-    from distjet.evaluation.headline_table import text_summary
     from distjet.evaluation.report import evaluate_predictions
+    from distjet.evaluation.score_tables import holds_scores
+    from distjet.evaluation.tagging_report import evaluate_tagging
     from distjet.training.comparison import identity_of, make_sources, provenance_of
 
     provenance = {"distjet_version": distjet.__version__, "git_commit": git_commit(), **provenance_of(config)}
@@ -266,27 +277,39 @@ def evaluate(config: EvaluateVerb) -> dict[str, Any]:
         claim(config.output, "evaluate", identity_of(config, provenance))
         if (finished := config.output / "metrics.json").is_file():
             logger.info("%s is finished; nothing to do", config.output)
-            _show(text_summary(read_json(finished)))
+            _show(_summary_of(read_json(finished)))
             return read_json(finished)
         sources = make_sources(config)
         _save_config(config)
-        result = evaluate_predictions(sources, config.response, provenance, config.output)
-    _show(text_summary(result))
+        if holds_scores(sources.processes[0].tables[0]):
+            result = evaluate_tagging(sources, config.tagging, provenance, config.output)
+        elif config.variations:
+            raise ConfigError("variations are for taggers; jets of other processes go under datasets={NAME: FOLDER, ...}")
+        else:
+            result = evaluate_predictions(sources, config.response, provenance, config.output)
+    _show(_summary_of(result))
     logger.info("report: %s", config.output / "report.html")
     return result
 
 
+def _summary_of(metrics: Mapping[str, Any]) -> Any:
+    """Return the headline numbers of an evaluation, for a terminal."""
+    from distjet.evaluation import headline_table, tagging_rows
+
+    return (tagging_rows if metrics.get("kind") == "tagging" else headline_table).text_summary(metrics)
+
+
 def predict(config: PredictVerb) -> dict[str, Any]:
-    """Calibrate the jets of ROOT ntuples."""
+    """Calibrate or tag the jets of ROOT ntuples."""
     from distjet.application.predict import predict as run
     from distjet.cluster.dask import executor
 
     with locked(config.output), executor(config.tasks) as execute:
         result = run(_narrow(config, PredictConfig), execute)
         _save_config(config)
-    logger.info("%d of %d jets calibrated; predictions in %s", result["calibrated"], result["jets"], config.output)
+    logger.info("%d of %d jets predicted; predictions in %s", result["calibrated"], result["jets"], config.output)
     for reason, jets in result["not_calibrated"].items():
-        logger.warning("%d jets not calibrated: %s", jets, reason)
+        logger.warning("%d jets without a prediction: %s", jets, reason)
     return result
 
 

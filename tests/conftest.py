@@ -14,6 +14,7 @@ from distjet.dataset.manifest import Manifest
 from distjet.dataset.prepare import prepare
 from distjet.dataset.recipes.recipe import PrepareConfig
 from distjet.execution import in_process
+from distjet.models.tagger_configs import KINEMATICS
 from distjet.run_directory import identity_hash
 from tests.dataset.files import PROJECT, write_ntuple
 from tests.ntuples import toy_jets
@@ -85,3 +86,18 @@ def toy_dataset(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """A dataset of 3000 toy jets in several small shards and row groups."""
     folder = tmp_path_factory.mktemp("toy")
     return make_dataset(folder, 3000, "rows_per_shard=700", "row_group_size=100", "split={train: 0.7, val: 0.15}")
+
+
+LABELS = (
+    "recipe.labels={hadronic: 'sum(energy * clus_fEM) < 0.55 * jet_energy', "
+    "electromagnetic: 'sum(energy * clus_fEM) >= 0.55 * jet_energy'}"
+)
+NODES = "recipe.nodes=[em_fraction: clus_fEM, " + ", ".join(KINEMATICS) + "]"
+
+
+@pytest.fixture(scope="session")
+def labelled_dataset(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The toy jets in two classes, which differ in what they are made of."""
+    folder = tmp_path_factory.mktemp("labelled")
+    sizes = ["rows_per_shard=700", "row_group_size=100", "split={train: 0.7, val: 0.15}"]
+    return make_dataset(folder, 3000, *sizes, LABELS, NODES, "recipe.edges=none")

@@ -15,7 +15,21 @@ from distjet.dataset.manifest import Manifest
 from distjet.run_directory import IDENTITY_FILE
 from tests.dataset.files import PROJECT
 
-VERBS = ["simulate", "prepare", "inspect", "verify", "train", "tune", "evaluate", "predict", "export", "quickstart"]
+VERBS = [
+    *(
+        "simulate",
+        "prepare",
+        "inspect",
+        "verify",
+        "train",
+        "tune",
+        "import-weights",
+        "evaluate",
+        "predict",
+        "export",
+        "quickstart",
+    )
+]
 HEAVY = ["torch", "ray", "optuna", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib", "pandas"]
 
 

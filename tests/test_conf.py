@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[type[Config], list[str]]] = {
     "simulation": (SimulateVerb, ["output=/tmp/o"]),
     "dataset": (PrepareVerb, ["output=/tmp/o", "inputs=/tmp/i"]),
     "calibration": (TrainConfig, ["output=/tmp/o", "dataset=/tmp/d"]),
+    "tagging": (TrainConfig, ["output=/tmp/o", "dataset=/tmp/d"]),
     "sweep": (TuneConfig, ["output=/tmp/o", "base.dataset=/tmp/d"]),
     "evaluation": (EvaluateVerb, ["output=/tmp/o", "run=/tmp/r"]),
     "quickstart": (QuickstartVerb, []),
@@ -25,6 +26,7 @@ VERBS: dict[str, tuple[type[Config], list[str]]] = {
 AFTER = {
     **dict.fromkeys(("distjet_r04", "distjet_r10", "distjet_pflow"), CONF / "dataset/distjet.yaml"),
     **dict.fromkeys(("hl_lhc", "events"), CONF / "simulation/dijet.yaml"),
+    **dict.fromkeys(("disco", "kl", "adversary", "reweighted"), CONF / "tagging/particle_flow_network.yaml"),
 }
 "Files that change another one and are given after it."
 

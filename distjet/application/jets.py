@@ -36,6 +36,7 @@ def recipe_for_application(recipe: Recipe, spectators: Sequence[str] = ()) -> Re
     kept = tuple(column for column in recipe.spectators if column.name in spectators)
     columns = {column.name for column in (*recipe.nodes, *recipe.graph, *kept)} | {*P4_NAMES, *JET_NAMES}
     changes: dict[str, Any] = {"truth": None, "targets": (), "labels": {}, "cuts": (), "spectators": kept, "weight": "1"}
+    changes["split"] = {}  # data have no published one
     ranges = {name: bounds for name, bounds in recipe.ranges.items() if name in columns}
     return recipe.model_copy(update=changes | {"ranges": ranges})
 

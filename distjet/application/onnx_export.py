@@ -28,10 +28,12 @@ from distjet.dataset.streaming.batch import JET_COLUMNS, GraphBatch
 from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.errors import DataError, MissingExtraError
 from distjet.models.calibrator import ConstituentCalibrator
-from distjet.models.response_calibrator import JetColumns, ResponseCalibrator
+from distjet.models.jet_columns import JetColumns
+from distjet.models.response_calibrator import ResponseCalibrator
+from distjet.models.tagger import Tagger, TaggerEnsemble
 from distjet.run_directory import appearing_whole
 from distjet.training.inference import dataset_of, load_predictor
-from distjet.training.predictors import ConstituentPredictor, Predictor, ResponsePredictor
+from distjet.training.predictors import ConstituentPredictor, Predictor, ResponsePredictor, TaggerPredictor
 
 OPSET = 20
 "ONNX Runtime has it since 1.17. The maximum over neighbours needs 18."
@@ -45,7 +47,7 @@ JETS = ("energy", "mass", "rapidity", "pt", "phi")
 
 
 class TensorFunction(nn.Module, ABC):
-    """A calibrator as a function of tensors."""
+    """A calibrator or a tagger as a function of tensors."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -61,6 +63,10 @@ class TensorFunction(nn.Module, ABC):
     @abstractmethod
     def features(self, manifest: Manifest) -> dict[str, Sequence[str]]:
         """Name the columns of inputs that have the columns of a dataset."""
+
+    def description(self) -> dict[str, str]:
+        """Say what else must be known of inputs and outputs."""
+        return {}
 
 
 class ConstituentGraphs(TensorFunction):
@@ -158,6 +164,79 @@ class WholeJets(TensorFunction):
         return {"jet": JET_COLUMNS, **({"columns": self.columns.names} if self.columns.names else {})}
 
 
+class TaggedGraphs(TensorFunction):
+    """A tagger as a function of tensors.
+
+    Its constituents are those that the network reads: sorted by falling pT or cut to the hardest ones where the configuration
+    says so, or the declusterings of a jet for a network on these. The metadata tell.
+    """
+
+    outputs = ("scores",)
+
+    def __init__(self, model: Tagger | TaggerEnsemble, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+        names = ["x"] if model.config.inputs or model.network.makes_nodes else []
+        names += ["u"] if model.config.jet_inputs else []
+        names += ["edge_index"] if model.network.reads_edges else []
+        self.inputs = (*names, "p4", "jet", "ptr", "batch")
+
+    def forward(
+        self,
+        p4: Tensor,
+        jet: Tensor,
+        ptr: Tensor,
+        batch: Tensor,
+        x: Tensor | None = None,
+        u: Tensor | None = None,
+        edge_index: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Tag jets.
+
+        Args:
+            p4: Constituents (px, py, pz, energy) in GeV, shape (N, 4).
+            jet: pT (GeV), eta, phi (rad), energy (GeV), mass (GeV), shape (B, 5).
+            ptr: First constituent of each jet and, last, N, int64, shape (B + 1,).
+            batch: Jet of each constituent, int64, ascending, shape (N,).
+            x: Columns of constituents as in the dataset, shape (N, F).
+            u: Columns of jets as in the dataset, shape (B, G).
+            edge_index: Source and target of each directed edge, int64, shape (2, E).
+
+        Returns:
+            Probability of each class, shape (B, C).
+        """
+        x, u = p4[:, :0] if x is None else x, jet[:, :0] if u is None else u
+        num_edges = 0 if edge_index is None else edge_index.shape[1]
+        graphs = GraphBatch(x=x, p4=p4, ptr=ptr, u=u, jet=jet, targets={}, weight=jet[:, 0], num_edges=num_edges)
+        vars(graphs).update({"batch": batch} | ({} if edge_index is None else {"edge_index": edge_index}))
+        return (self.model(graphs).scores,)
+
+    def arguments(self, batch: GraphBatch) -> dict[str, Tensor]:
+        """Return the inputs for a batch."""
+        made = self.model.on_host(batch)
+        return {name: getattr(made, name) for name in self.inputs}
+
+    def free_sizes(self) -> dict[str, dict[int, Any]]:
+        """Name the dimensions of the inputs whose sizes are free."""
+        nodes, edges, jets = (torch.export.Dim(name) for name in ("nodes", "edges", "jets"))
+        free = {"x": {0: nodes}, "p4": {0: nodes}, "batch": {0: nodes}, "u": {0: jets}, "jet": {0: jets}}
+        free |= {"ptr": {0: jets + 1}, "edge_index": {1: edges}}
+        return {name: free[name] for name in self.inputs}
+
+    def features(self, manifest: Manifest) -> dict[str, Sequence[str]]:
+        """Name the columns of constituents and of jets."""
+        del manifest
+        named = {"x": self.model.config.inputs, "u": self.model.config.jet_inputs, "jet": JET_COLUMNS}
+        return {name: columns for name, columns in named.items() if columns}
+
+    def description(self) -> dict[str, str]:
+        """Say which constituents are read, and what the scores are."""
+        config = self.model.config
+        order = "sorted by falling pT" if config.is_ordered or config.max_constituents else "in any order"
+        kept = "all" if config.max_constituents is None else f"the {config.max_constituents} with the highest pT"
+        return {"constituents": f"{kept}, {order}", "classes of scores": ", ".join(self.classes), "model": config.name}
+
+
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write a trained network as an ONNX model, with an example of its use.
 
@@ -204,7 +283,7 @@ def _check_installed() -> None:
         raise MissingExtraError(f"distjet export needs {', '.join(missing)}", "onnx")
 
 
-def as_function(predictor: Predictor, run: Path, manifest: Manifest) -> TensorFunction:
+def as_function(predictor: Predictor | TaggerPredictor, run: Path, manifest: Manifest) -> TensorFunction:
     """Return the network of a run as a function of tensors, on the host.
 
     Raises:
@@ -214,10 +293,12 @@ def as_function(predictor: Predictor, run: Path, manifest: Manifest) -> TensorFu
         return ConstituentGraphs(predictor.model.cpu()).eval()
     if isinstance(predictor, ResponsePredictor):
         return WholeJets(predictor.model.cpu(), manifest).eval()
+    if isinstance(predictor, TaggerPredictor):
+        return TaggedGraphs(predictor.model.cpu(), predictor.classes).eval()
     raise DataError(f"{run} is no network; a chain is plain numbers, which any program can read")
 
 
-def _batches(manifest: Manifest, split: str, predictor: Predictor, batch_size: int = COMPARED_AT_ONCE) -> Any:
+def _batches(manifest: Manifest, split: str, predictor: Predictor | TaggerPredictor, batch_size: int = COMPARED_AT_ONCE) -> Any:
     config = StreamConfig(batch_size=batch_size, shuffle=False, row_columns=predictor.row_columns)
     return iter(JetStream(manifest, split, config))
 
@@ -255,7 +336,11 @@ def _metadata(function: TensorFunction, manifest: Manifest, run: Path) -> dict[s
     units = {column.name: column.unit or "1" for column in manifest.columns}
     found = {f"columns of {key}": names for key, names in function.features(manifest).items()}
     described = {key: ", ".join(f"{name} [{units[name]}]" for name in names) for key, names in found.items()}
-    return described | {"distjet version": distjet.__version__, "run": str(run), "dataset": manifest.fingerprint}
+    return (
+        described
+        | function.description()
+        | {"distjet version": distjet.__version__, "run": str(run), "dataset": manifest.fingerprint}
+    )
 
 
 def compare(function: TensorFunction, batches: Any, num_jets: int, path: Path) -> tuple[int, float]:

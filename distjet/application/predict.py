@@ -1,4 +1,4 @@
-"""How does a trained run calibrate ntuples, with every jet of the input in the output, in its order?
+"""How does a trained run calibrate or tag ntuples, with every jet of the input in the output, in its order?
 
     look at every input file (as `distjet prepare` does)  -> entries, branches checked against the recipe
     calibrate each file                                   -> one file of predictions, which appears when it is complete
@@ -27,7 +27,7 @@ from distjet.application.settings import PredictConfig
 from distjet.config import validate
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.plan import INPUTS, WORK, InputFile, plan_inputs
-from distjet.dataset.reading.root import read_branches
+from distjet.dataset.reading.entries import read_branches
 from distjet.dataset.reading.sources import Source
 from distjet.dataset.recipes.definitions import required_branches
 from distjet.dataset.recipes.recipe import P4_NAMES, PrepareConfig, Recipe
@@ -36,16 +36,18 @@ from distjet.errors import DataError
 from distjet.execution import Execute
 from distjet.run_directory import IDENTITY_FILE, appearing_whole, claim, identity_hash, read_json, write_json
 from distjet.storage import as_location, remove_tree
-from distjet.training.inference import PredictedJets, Predictor, load_predictor
+from distjet.training.inference import load_predictor
+from distjet.training.prediction_table import default_name, score_columns
+from distjet.training.predictors import PredictedJets, Predictor, TaggerPredictor
 
 logger = logging.getLogger(__name__)
 
 SUMMARY = "predictions.json"
-VERSION = 1
+VERSION = 2
 "Raised when the content of a file of predictions changes for the same task."
 
 KINEMATICS = ("energy", "mass", "rapidity", "pt", "phi")
-NOT_FINITE = "the calibration is not finite"
+NOT_FINITE = "what is predicted is not finite"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,9 @@ def predict(config: PredictConfig, execute: Execute) -> dict[str, Any]:
     config = config.model_copy(update={"output": config.output.absolute(), "run": config.run.absolute()})
     manifest = Manifest.load(config.dataset or dataset_of(config.run), check_shards=False)
     predictor = load_predictor(config.run, manifest, config.upto)  # finds out now whether it can be loaded
+    config = config.model_copy(update={"name": config.name or default_name(predictor)})
+    if config.events and isinstance(predictor, TaggerPredictor):
+        raise DataError(f"{config.run} is a tagger: it corrects no constituents, from which events could be made")
     recipe = recipe_for_application(validate(Recipe, manifest.content["config"]["recipe"]), predictor.row_columns)
     if config.tree is not None:
         recipe = recipe.model_copy(update={"tree": config.tree})
@@ -191,7 +196,7 @@ def _find_jets(config: PredictConfig, name: str, tasks: Sequence[PredictTask], e
         EventTask(
             predictions=task.output,
             sample=task.sample,
-            name=config.name,
+            name=str(config.name),
             radius=wanted.radius,
             min_pt_gev=wanted.min_pt_gev,
             dataset=str(wanted.dataset.absolute()),
@@ -269,29 +274,38 @@ def _calibrate_ranges(task: PredictTask) -> Iterator[CalibratedRange]:
     names = required_branches(recipe)
     for start in range(0, max(task.entries, 1), task.entries_per_read):
         stop = min(start + task.entries_per_read, task.entries)
-        branches = read_branches(task.source, recipe.tree, names, start, stop)
+        branches = read_branches(task.source, recipe.tree, names, start, stop, recipe.optional)
         jets = read_jets(recipe, branches, EntryRange(start, stop, task.uuid, task.sample))
         yield calibrate(jets, predictor, task)
 
 
 @lru_cache(maxsize=1)
-def _predictor(run: str, dataset: str, upto: str | None, run_identity: str) -> Predictor:
+def _predictor(run: str, dataset: str, upto: str | None, run_identity: str) -> Predictor | TaggerPredictor:
     """Load a run once for all tasks of a process."""
     del run_identity
     return load_predictor(as_location(run), Manifest.load(dataset, check_shards=False), upto)
 
 
-def calibrate(jets: ReadJets, predictor: Predictor, task: PredictTask) -> CalibratedRange:
-    """Calibrate the jets that can be, and put them where they belong among all."""
-    batches = list(jets.batches(task.batch_size))
-    found = [predictor.predict(batch) for batch in batches]
-    columns = _jet_columns(batches, found, task.settings["name"])
-    finite = np.all([np.isfinite(columns[f"{task.settings['name']}_{item}"]) for item in KINEMATICS], axis=0)
+def calibrate(jets: ReadJets, predictor: Predictor | TaggerPredictor, task: PredictTask) -> CalibratedRange:
+    """Calibrate or tag the jets that can be, and put them where they belong among all."""
+    batches, name = list(jets.batches(task.batch_size)), task.settings["name"]
+    columns = _columns_before(batches)
+    nodes: dict[str, np.ndarray] = {}
+    if isinstance(predictor, TaggerPredictor):
+        parts = [score_columns(predictor.classes, predictor.tag(batch), name) for batch in batches]
+        predicted = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+        decisive = list(predicted)
+    else:
+        found = [predictor.predict(batch) for batch in batches]
+        predicted = _calibrated_columns(found, name)
+        decisive = [f"{name}_{item}" for item in KINEMATICS]
+        if task.settings["constituents"] and found[0].factor is not None:
+            nodes = _constituent_columns(batches, found)
+    finite = np.all([np.isfinite(predicted[column]) for column in decisive], axis=0)
     good = jets.reason == ""
     reason = jets.reason.copy()
     reason[np.flatnonzero(good)[~finite]] = NOT_FINITE
-    has_constituents = task.settings["constituents"] and found[0].factor is not None
-    nodes = _constituent_columns(batches, found) if has_constituents else {}
+    columns |= predicted
     of_good = np.repeat(good, jets.num_constituents)
     usable = np.repeat(reason == "", jets.num_constituents)
     return CalibratedRange(
@@ -300,7 +314,7 @@ def calibrate(jets: ReadJets, predictor: Predictor, task: PredictTask) -> Calibr
         jets_per_entry=jets.jets_per_entry,
         reason=reason,
         columns={name: _among_all(values, good, reason == "") for name, values in columns.items()},
-        num_constituents=jets.num_constituents if has_constituents else None,
+        num_constituents=jets.num_constituents if nodes else None,
         constituents={name: _among_all(values, of_good, usable) for name, values in nodes.items()},
     )
 
@@ -313,11 +327,15 @@ def _among_all(values: np.ndarray, place: np.ndarray, usable: np.ndarray) -> np.
     return result
 
 
-def _jet_columns(batches: Sequence[GraphBatch], found: Sequence[PredictedJets], name: str) -> dict[str, np.ndarray]:
-    """Return what is said of jets that were calibrated: as they were, and as they are now."""
+def _columns_before(batches: Sequence[GraphBatch]) -> dict[str, np.ndarray]:
+    """Return jets as they were."""
     before = np.concatenate([batch.jet.numpy() for batch in batches])
-    columns = {column: before[:, number] for number, column in enumerate(JET_COLUMNS)}
-    columns |= {f"{name}_{item}": np.concatenate([getattr(jets, item) for jets in found]) for item in KINEMATICS}
+    return {column: before[:, number] for number, column in enumerate(JET_COLUMNS)}
+
+
+def _calibrated_columns(found: Sequence[PredictedJets], name: str) -> dict[str, np.ndarray]:
+    """Return jets as they are now."""
+    columns = {f"{name}_{item}": np.concatenate([getattr(jets, item) for jets in found]) for item in KINEMATICS}
     return columns | {f"{name}_{item}": np.concatenate([jets.extra[item] for jets in found]) for item in found[0].extra}
 
 

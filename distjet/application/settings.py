@@ -24,7 +24,7 @@ class EventJetsConfig(Config):
 
 
 class PredictConfig(Config):
-    """ROOT ntuples to calibrated jets and constituents, all jets in the order of the input."""
+    """ROOT ntuples to calibrated jets and constituents, or to scores of a tagger, all jets in the order of the input."""
 
     run: Location
     "Output of `distjet train`, whatever the method."
@@ -39,8 +39,8 @@ class PredictConfig(Config):
     "Dataset whose recipe reads the ntuples; null: the one that the run was trained on."
     tree: str | None = None
     "Tree to read; null: the one of the recipe. Its branches must mean the same."
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]\w*$")] = "calibrated"
-    "Of the method: what the columns begin with, and the name of the friend tree."
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]\w*$")] | None = None
+    "Of the method: what the columns begin with, and the name of the friend tree; null: calibrated, or tagged."
     upto: str | None = None
     "Of a chain: the last step to apply; null: all."
     constituents: bool = True

@@ -107,14 +107,22 @@ def _follow_in_log(watched: Watched, console: Console, closed: threading.Event) 
 
 def epoch_line(row: dict[str, float]) -> str:
     """Describe a finished epoch."""
+    rate = f"  {row['jets_per_s']:.0f} jets/s" if "jets_per_s" in row else ""  # it was stopped between steps and validation
+    return (
+        f"epoch {int(row['epoch']):3d}  loss {row['train_loss']:.4f} (val {row['val_loss']:.4f})  {_quality(row)}  "
+        f"{row['epoch_seconds']:.1f} s{rate}"
+    )
+
+
+def _quality(row: dict[str, float]) -> str:
+    """Describe what the validation found."""
+    if "val_auc" in row:
+        rejection = f"1/eps_B {row['val_rejection_50']:.3g} at eps_S 0.5"
+        return f"area under the curve {row['val_auc']:.4f}  accuracy {row['val_accuracy']:.4f}  {rejection}"
     closure = f"closure mean {100 * row['val_mean_abs_bias']:.2f} % worst {100 * row['val_max_abs_bias']:.2f} %"
     if row["val_num_bins"] == 0:
         closure = f"closure {100 * row['val_mean_abs_bias']:.2f} % over all jets (no bin has more than closure.min_entries)"
-    rate = f"  {row['jets_per_s']:.0f} jets/s" if "jets_per_s" in row else ""  # it was stopped between steps and validation
-    return (
-        f"epoch {int(row['epoch']):3d}  loss {row['train_loss']:.4f} (val {row['val_loss']:.4f})  {closure}  "
-        f"resolution {row['val_mean_resolution']:.4f}  {row['epoch_seconds']:.1f} s{rate}"
-    )
+    return f"{closure}  resolution {row['val_mean_resolution']:.4f}"
 
 
 def step_line(moment: Progress) -> str:

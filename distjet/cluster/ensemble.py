@@ -44,7 +44,7 @@ def train_ensemble(config: TrainConfig) -> dict[str, Any]:
         return read_json(metrics)
     write_atomically(config.output / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     members = Members(config)
-    board = Board("member", config.ensemble.num_members, f"val_{config.selection.metric}")
+    board = Board("member", config.ensemble.num_members, config.selection.watched)
     run_all(members, board, config.output, config.resources, config.ensemble.max_concurrent)
     if members.failures:
         failed = "; ".join(f"member {number}: {message}" for number, message in sorted(members.failures.items()))

@@ -53,6 +53,10 @@ class ConstituentCalibrator(nn.Module):
         self.network.compile(dynamic=True)
         self.is_compiled = True
 
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Clip the norm of the gradient, and return it as it was before, shape ()."""
+        return nn.utils.clip_grad_norm_(self.parameters(), max_norm)
+
     def forward(self, batch: GraphBatch) -> Calibrated:
         """Calibrate a batch of jets."""
         standardised = batch.with_inputs(self.node(batch.x), self.graph(batch.u), edge_unit=self.config.delta_r_scale)

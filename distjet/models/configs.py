@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from distjet.config import Component, ComponentConfig, Config
+from distjet.models.tagger_configs import TAGGERS
 
 
 class ConstituentGnnConfig(ComponentConfig):
@@ -128,7 +129,7 @@ class QuantileRegressionConfig(DensityConfig):
         return self
 
 
-MODELS = {
+CALIBRATORS = {
     name: Component(f"distjet.models.configs:{config}", f"distjet.models.{network}")
     for name, config, network in (
         ("constituent_gnn", "ConstituentGnnConfig", "constituent_gnn:ConstituentGnn"),
@@ -139,6 +140,8 @@ MODELS = {
         ("quantile_regression", "QuantileRegressionConfig", "quantile_regression:QuantileRegression"),
     )
 }
+
+MODELS = CALIBRATORS | TAGGERS
 
 
 class CorrectionConfig(Config):

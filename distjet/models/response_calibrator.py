@@ -5,18 +5,16 @@ direction and rapidity stay. E is the reconstructed energy, without the pileup u
 columns that the network reads are named in its configuration and standardised with the constants of the training split.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from distjet.config import unknown
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.batch import JET_COLUMNS, GraphBatch
-from distjet.errors import ConfigError
 from distjet.models.configs import JetModelConfig
+from distjet.models.jet_columns import JetColumns
 from distjet.models.network import JetNetwork
 from distjet.nn.four_vectors import JetKinematics, rapidity_of
 from distjet.nn.normalise import Standardise
@@ -29,39 +27,6 @@ MIN_HARD_SHARE = 0.01
 def pileup_columns(config: JetModelConfig) -> tuple[str, ...]:
     """Return the columns that the subtraction of pileup reads."""
     return () if config.pileup_subtraction == "none" else ("rho", "area")
-
-
-class JetColumns:
-    """Finds columns of whole jets in a batch, whichever role they have in the dataset."""
-
-    def __init__(self, manifest: Manifest, names: Sequence[str], owner: str) -> None:
-        """Look the columns up.
-
-        Args:
-            manifest: The dataset.
-            names: Of the columns.
-            owner: Who needs them, for messages.
-
-        Raises:
-            ConfigError: If the dataset has no such column.
-        """
-        self.names, self.graph = tuple(names), manifest.names("graph")
-        spectators = manifest.names("spectator")
-        known = (*JET_COLUMNS, *self.graph, *spectators)
-        if missing := [name for name in names if name not in known]:
-            raise ConfigError(f"{manifest.path}, {owner}: {unknown('column', missing[0], known)}")
-        self.row_columns = tuple(name for name in names if name not in (*JET_COLUMNS, *self.graph))
-
-    def __call__(self, batch: GraphBatch) -> Tensor:
-        """Return the columns of a batch, shape (B, C)."""
-        return torch.stack([self._column(batch, name) for name in self.names], dim=1)
-
-    def _column(self, batch: GraphBatch, name: str) -> Tensor:
-        if name in JET_COLUMNS:
-            return batch.jet[:, JET_COLUMNS.index(name)]
-        if name in self.graph:
-            return batch.u[:, self.graph.index(name)]
-        return torch.as_tensor(batch.rows[name], dtype=batch.u.dtype, device=batch.u.device)
 
 
 @dataclass(frozen=True)
@@ -127,6 +92,10 @@ class ResponseCalibrator(nn.Module):
     def compile_network(self) -> None:
         """Compile the network when it is first called."""
         self.network.compile(dynamic=True)
+
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Clip the norm of the gradient, and return it as it was before, shape ()."""
+        return nn.utils.clip_grad_norm_(self.parameters(), max_norm)
 
     def estimate(self, inputs: Tensor) -> ResponseEstimate:
         """Say what is known of the response, from the columns `inputs.names` as they are in the dataset, shape (B, F)."""

@@ -4,10 +4,14 @@ Responses are counted in bins of true energy, |eta| and response; counts of all 
 for any number of them, and no jet is kept. The estimators are those of the evaluation.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from distjet.dataset.streaming.batch import GraphBatch
 from distjet.errors import NonFiniteError, UserError
 from distjet.evaluation.config import BinsConfig
 from distjet.evaluation.response import MIN_ENTRIES, closure_from_histograms
@@ -110,3 +114,19 @@ class ResponseHistogram:
                 "seed, a lower optimizer.lr, or model.output=softplus"
             )
         return {"bounded_fraction": num_bounded / num_jets}
+
+
+class ResponseWatch:
+    """Fills the response of the validation split into a histogram."""
+
+    def __init__(self, histogram: ResponseHistogram, fill: Callable[[ResponseHistogram, Any, GraphBatch], None]) -> None:
+        """Begin; `fill` takes a histogram, the outputs of a model, and their batch."""
+        self.histogram, self.fill = histogram, fill
+
+    def observe(self, outputs: Any, batch: GraphBatch) -> None:
+        """Add a batch."""
+        self.fill(self.histogram, outputs, batch)
+
+    def metrics(self, ranks: RankInfo) -> dict[str, float]:
+        """Return the closure of the jets of all processes."""
+        return self.histogram.closure(ranks)

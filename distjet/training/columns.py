@@ -53,7 +53,9 @@ def constants(manifest: Manifest, features: Features) -> Constants:
     return {role: [_constant(manifest, column["name"]) for column in columns] for role, columns in features.items()}
 
 
-def standardise(config: TrainConfig, names: Sequence[str], scales: Sequence[tuple[float, float]]) -> Standardise:
+def standardise(
+    config: TrainConfig, names: Sequence[str], scales: Sequence[tuple[float, float]], limit: float = 10.0
+) -> Standardise:
     """Build what a network reads of features: standardised values, and waves of those that the configuration names."""
     waves = [
         Waves(place, wave.longest_period, wave.num_octaves)
@@ -61,7 +63,7 @@ def standardise(config: TrainConfig, names: Sequence[str], scales: Sequence[tupl
         for wave in (config.fourier.get(name),)
         if wave
     ]
-    return Standardise([mean for mean, _ in scales], [deviation for _, deviation in scales], waves=waves)
+    return Standardise([mean for mean, _ in scales], [deviation for _, deviation in scales], limit, waves)
 
 
 def check_fourier(config: TrainConfig, features: Features) -> None:

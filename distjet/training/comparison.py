@@ -6,21 +6,22 @@ directory.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from distjet.dataset.manifest import Manifest
 from distjet.errors import DataError
 from distjet.evaluation.config import EvaluateConfig, MethodRun
 from distjet.evaluation.sources import Process, Sources
 from distjet.run_directory import IDENTITY_FILE, read_json
-from distjet.training.inference import dataset_of, read_config, read_metrics, write_predictions
+from distjet.training.inference import dataset_of, is_tagger, read_config, read_metrics, tagger_members
+from distjet.training.prediction_table import SECONDS_KEY, write_predictions
 
 logger = logging.getLogger(__name__)
-
-SINGLE = "calibrated"
-"What the method is called where there is one without a name."
 
 
 def make_sources(config: EvaluateConfig) -> Sources:
@@ -30,19 +31,28 @@ def make_sources(config: EvaluateConfig) -> Sources:
         DataError: If a training is absent or unfinished, or does not fit a dataset.
     """
     if config.predictions is not None:
-        return Sources(tuple(Process(label, tables) for label, tables in _given_tables(config.predictions)))
+        first, *others = [Process(label, tables) for label, tables in _given_tables(config.predictions)]
+        return Sources((replace(first, variations=config.variations), *others))
     methods, seeds = methods_of(config), seeds_of(config)
+    first, *others = [_process(config, label, dataset, seeds) for label, dataset in datasets_of(config).items()]
+    variations = {name: tuple(_tables(config, _only(name, some), name).values()) for name, some in config.variations.items()}
+    tables = zip(methods, first.tables, strict=True)
     return Sources(
-        processes=tuple(_process(config, label, dataset, seeds) for label, dataset in datasets_of(config).items()),
-        training={name: facts_of(method.run) for name, method in methods.items()},
+        processes=(replace(first, variations=variations), *others),
+        training={name: facts_of(methods[name].run) | _facts_of_table(table) for name, table in tables},
         seeds={name: tuple(facts_of(run) for run in runs) for name, runs in seeds.items()},
     )
 
 
 def methods_of(config: EvaluateConfig) -> dict[str, MethodRun]:
     """Return the training of each method; for one of which only seeds are given, that is the first of them."""
-    found = {SINGLE: MethodRun(run=config.run)} if config.run else dict(config.runs)
+    found = {name_of_single(config.run): MethodRun(run=config.run)} if config.run else dict(config.runs)
     return found | {name: MethodRun(run=runs[0]) for name, runs in seeds_of(config).items() if name not in found}
+
+
+def name_of_single(run: Path) -> str:
+    """What a method is called where there is one without a name."""
+    return "tagged" if is_tagger(run) else "calibrated"
 
 
 def seeds_of(config: EvaluateConfig) -> dict[str, tuple[Path, ...]]:
@@ -67,6 +77,8 @@ def facts_of(run: Path) -> dict[str, Any]:
         DataError: If it is not finished, or an ensemble.
     """
     config, metrics = read_config(run), read_metrics(run)
+    if members := tagger_members(run):
+        return _facts_of_ensemble(run, [facts_of(member) for member in members])
     if "members" in metrics:
         raise DataError(
             f"{run} is an ensemble; give it under seeds, or choose one of its members, e.g. {run / 'members' / '00'}"
@@ -74,6 +86,17 @@ def facts_of(run: Path) -> dict[str, Any]:
     known = {"seed": config.get("seed"), "val_loss": metrics.get("best", {}).get("val_loss")}
     known |= {name: metrics.get(name) for name in ("num_parameters", "train_seconds", "best_epoch")}
     return {"run": str(run), **known, "trained_on_fingerprint": metrics["dataset_fingerprint"]}
+
+
+def _facts_of_ensemble(run: Path, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Say of an ensemble what its members cost together."""
+    sums = {name: sum(member[name] for member in members) for name in ("num_parameters", "train_seconds")}
+    return {
+        "run": str(run),
+        "num_members": len(members),
+        **sums,
+        "trained_on_fingerprint": members[0]["trained_on_fingerprint"],
+    }
 
 
 def provenance_of(config: EvaluateConfig) -> dict[str, Any]:
@@ -93,15 +116,22 @@ def provenance_of(config: EvaluateConfig) -> dict[str, Any]:
 
 def identity_of(config: EvaluateConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Say what defines an evaluation: its settings, and the data and trainings (or the tables) behind it."""
-    content = config.model_dump(mode="json", include={"split", "response", "predictions"})
+    content = config.model_dump(mode="json", include={"split", "response", "tagging", "predictions"})
     if config.predictions is None:
         runs = {name: [method.run, *config.seeds.get(name, ())] for name, method in methods_of(config).items()}
         content["trainings"] = {
             name: [read_json(run / IDENTITY_FILE)["identity"] for run in some] for name, some in runs.items()
         }
         content["upto"] = {name: method.upto for name, method in methods_of(config).items()}
+        content["variations"] = {n: Manifest.load(_only(n, some)).fingerprint for n, some in config.variations.items()}
         content["processes"] = {label: Manifest.load(path).fingerprint for label, path in datasets_of(config).items()}
     return content | {"dataset_fingerprint": provenance.get("dataset_fingerprint")}
+
+
+def _only(name: str, datasets: Sequence[Path]) -> Path:
+    if len(datasets) != 1:
+        raise DataError(f"variations.{name}: expected one dataset where runs are given (got {len(datasets)})")
+    return datasets[0]
 
 
 def _about(manifest: Manifest) -> dict[str, Any]:
@@ -122,11 +152,8 @@ def _given_tables(given: Any) -> list[tuple[str, tuple[Path, ...]]]:
 
 def _process(config: EvaluateConfig, label: str, dataset: Path, seeds: Mapping[str, tuple[Path, ...]]) -> Process:
     """Calibrate one dataset with every training."""
-    folder = config.output / "predictions" / label if label else config.output / "predictions"
-    if config.run is not None:
-        return Process(label, (_table(config, dataset, (SINGLE, MethodRun(run=config.run)), folder),))
-    methods = methods_of(config)
-    tables = {name: _table(config, dataset, (name, method), folder / name) for name, method in methods.items()}
+    folder = _folder(config, label)
+    methods, tables = methods_of(config), _tables(config, dataset, label)
     spread = {
         name: tuple(
             tables[name] if MethodRun(run=run) == methods[name] else _table(config, dataset, (name, MethodRun(run=run)), place)
@@ -137,6 +164,26 @@ def _process(config: EvaluateConfig, label: str, dataset: Path, seeds: Mapping[s
     return Process(label, tuple(tables.values()), spread)
 
 
+def _folder(config: EvaluateConfig, label: str) -> Path:
+    return config.output / "predictions" / label if label else config.output / "predictions"
+
+
+def _tables(config: EvaluateConfig, dataset: Path, label: str) -> dict[str, Path]:
+    """Calibrate or tag one dataset with each method; where there is one without a name, its table has none either."""
+    folder = _folder(config, label)
+    return {
+        name: _table(config, dataset, (name, method), folder if config.run is not None else folder / name)
+        for name, method in methods_of(config).items()
+    }
+
+
+def _facts_of_table(path: Path) -> dict[str, float]:
+    """Read how long the predictions took, from the metadata of their table."""
+    metadata = pq.read_metadata(path).metadata or {}
+    seconds = metadata.get(SECONDS_KEY.encode())
+    return {} if seconds is None else {SECONDS_KEY: float(seconds)}
+
+
 def _table(config: EvaluateConfig, dataset: Path, method: tuple[str, MethodRun], place: Path) -> Path:
     """Calibrate one dataset with one training, unless that was done before."""
     path = place.with_name(f"{place.name}.parquet")
@@ -144,5 +191,5 @@ def _table(config: EvaluateConfig, dataset: Path, method: tuple[str, MethodRun],
         logger.info("%s is there", path)
         return path
     name, training = method
-    logger.info("%s: calibrating the %s split of %s with %s", name, config.split, dataset, training.run)
+    logger.info("%s: predicting the %s split of %s with %s", name, config.split, dataset, training.run)
     return write_predictions(training.run, dataset, config.split, path, config.batch_size, name, training.upto)

@@ -15,7 +15,7 @@ from distjet.models.calibrator import NUM_OUTPUTS, Calibrated, ConstituentCalibr
 from distjet.models.configs import MODELS
 from distjet.models.network import InputSpec
 from distjet.ranks import SINGLE, RankInfo
-from distjet.training.closure import ResponseHistogram
+from distjet.training.closure import ResponseHistogram, ResponseWatch
 from distjet.training.closure_penalty import ClosurePenalty
 from distjet.training.columns import (
     Constants,
@@ -97,7 +97,17 @@ class ConstituentTask:
             graphs.append(term.at(progress)(residual) * weight * valid)
         return add_up(self.terms, graphs, weight)
 
-    def observe(self, histogram: ResponseHistogram, calibrated: Calibrated, batch: GraphBatch) -> None:
+    def on_host(self, model: ConstituentCalibrator) -> None:
+        """Batches are read as they are in the dataset."""
+
+    def begin_epoch(self, model: ConstituentCalibrator, progress: float) -> None:
+        """The model is the same in all epochs."""
+
+    def watch(self) -> "ResponseWatch":
+        """Begin to watch the closure on a validation."""
+        return ResponseWatch(ResponseHistogram(self.config.closure, self.energy_range_gev, self.device), self.fill)
+
+    def fill(self, histogram: ResponseHistogram, calibrated: Calibrated, batch: GraphBatch) -> None:
         """Fill the energy response of a batch into a histogram."""
         histogram.fill(calibrated.jets.energy / batch.targets["true_energy"], batch.targets)
 

@@ -25,7 +25,6 @@ from distjet.run_directory import write_json
 from distjet.training import parallel
 from distjet.training.averaging import WeightAverage
 from distjet.training.checkpoint import CheckpointStore, decode
-from distjet.training.closure import ResponseHistogram
 from distjet.training.diagnosis import Suspects
 from distjet.training.history import History
 from distjet.training.memory import naming_a_lack_of_memory
@@ -58,6 +57,7 @@ class EpochState:
 
     epoch: int = 0
     best_value: float = math.inf
+    "What the selection metric costs, of which less is better."
     best_epoch: int = -1
     sums: list[float] = field(default_factory=list)
     "Sums of loss terms and weights of the epoch under way, over all processes; empty at its beginning."
@@ -92,9 +92,9 @@ class Trainer:
         self.report, self.should_stop, self.at, self.publish = report, should_stop, at, publish
         manifest = Manifest.load(config.dataset)
         self.task = build_task(config, manifest, device, ranks)
-        self.streams = {split: self._stream(manifest, split) for split in ("train", "val")}
         with naming_a_lack_of_memory(lambda: "the weights of the model"):
             self.model = self.task.build_model()
+        self.streams = {split: self._stream(manifest, split) for split in ("train", "val")}
         if config.compile:
             self.model.compile_network()
         self.averaged = self._averaged()
@@ -141,6 +141,7 @@ class Trainer:
     def _train_epoch(self) -> dict[str, float]:
         stream = self.streams["train"]
         self.parallel_model.train()
+        self.task.begin_epoch(self.model, self._progress)
         sums = self._zeros()
         if self.state.sums and self.ranks.is_main:
             sums += torch.tensor(self.state.sums, dtype=torch.float64, device=self.device)
@@ -162,12 +163,12 @@ class Trainer:
         """Make one step; return this process's sums of loss, terms and weights, and the norm of the gradient."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            calibrated = self.parallel_model(batch)
-        sums = self.task.loss(calibrated, batch, self._progress)
+            outputs = self.parallel_model(batch)
+        sums = self.task.loss(outputs, batch, self._progress)
         global_weight = parallel.all_reduce_sum(sums.weight.clone(), self.ranks)
         scale = (self.ranks.world_size / global_weight).masked_fill(global_weight == 0, 0.0)  # such jets teach nothing
         (sums.total * scale).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        norm = self.model.clip_gradients(self.config.optimizer.clip_norm)
         self.optimizer.step()
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
@@ -212,8 +213,8 @@ class Trainer:
             graphs_per_s=rate,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             loss=loss,
-            best=self.state.best_value if math.isfinite(self.state.best_value) else None,
-            metric=self.config.selection.metric,
+            best=self.config.selection.cost(self.state.best_value) if math.isfinite(self.state.best_value) else None,
+            metric=self.config.selection.watched.removeprefix("val_"),
             seconds_left=jets_left / rate + epochs_left * self.seconds_between_epochs,
             stall_fraction=stall,
             gpu_memory_gib=memory if self.device.type == "cuda" else None,
@@ -244,7 +245,7 @@ class Trainer:
         parallel.share_buffers(model, self.ranks)
         model.eval()
         sums, stream = self._zeros(), self.streams["val"]
-        histogram = ResponseHistogram(self.config.closure, self.task.energy_range_gev, self.device)
+        watch = self.task.watch()
         suspects, no_gradient = Suspects(stream), torch.zeros((), device=self.device)
         started, next_look = time.monotonic(), 1
         with torch.no_grad():
@@ -252,18 +253,18 @@ class Trainer:
                 self._enter(stream, batch, "validates")
                 on_device = batch.to(self.device)
                 with self._autocast():
-                    calibrated = model(on_device)
-                loss = self.task.loss(calibrated, on_device, self._progress)
+                    outputs = model(on_device)
+                loss = self.task.loss(outputs, on_device, self._progress)
                 sums[:-1] += torch.cat([loss.total[None], loss.terms, loss.weight[None]]).double()
                 suspects.note(loss.graphs, no_gradient)
-                self.task.observe(histogram, calibrated, on_device)
+                watch.observe(outputs, on_device)
                 if stream.step >= next_look:
                     next_look = stream.step + self._stop_if_asked((time.monotonic() - started) / stream.step)
         everyone = parallel.all_reduce_sum(sums, self.ranks).tolist()
         if not math.isfinite(everyone[0]):
             raise NonFiniteError(suspects.explain(stream.epoch - 1, self.device, self.ranks))
-        closure = {f"val_{name}": value for name, value in histogram.closure(self.ranks).items()}
-        return self._averages("val", everyone) | closure
+        watched = {f"val_{name}": value for name, value in watch.metrics(self.ranks).items()}
+        return self._averages("val", everyone) | watched
 
     def _stop_if_asked(self, step_s: float) -> int:
         """Stop within a validation, which is made anew when the training goes on; else return when to look again."""
@@ -275,10 +276,12 @@ class Trainer:
 
     def _finish_epoch(self, metrics: dict[str, float]) -> None:
         """Decide whether this is the best epoch, on the main process's numbers, and write everything down."""
-        value = parallel.broadcast_main(metrics[f"val_{self.config.selection.metric}"], self.device, self.ranks)
+        selection = self.config.selection
+        value = selection.cost(parallel.broadcast_main(metrics[selection.watched], self.device, self.ranks))
         if isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step(parallel.broadcast_main(metrics[self._plateau_metric], self.device, self.ranks))
-        if value < self.state.best_value:
+            by_loss = self.config.schedule.plateau_metric == "loss"
+            self.schedule.step(parallel.broadcast_main(metrics["val_loss"], self.device, self.ranks) if by_loss else value)
+        if value < self.state.best_value or selection.metric == "last":
             self.state.best_value, self.state.best_epoch = value, self.state.epoch
             if self.ranks.is_main:
                 self.store.save_best(self._kept(), self.state.epoch)
@@ -357,17 +360,13 @@ class Trainer:
             seed=config.seed,
             ranks=self.ranks,
             pin_memory=self.device.type == "cuda",
+            finish=self.task.on_host(self.model),
         )
 
     @property
     def _progress(self) -> float:
         """Part of the epochs that is done: the same for all steps of an epoch, and after a resume."""
         return self.state.epoch / self.config.num_epochs
-
-    @property
-    def _plateau_metric(self) -> str:
-        metric = self.config.schedule.plateau_metric
-        return f"val_{self.config.selection.metric if metric == 'selection' else metric}"
 
     def _averaged(self) -> WeightAverage | None:
         return WeightAverage(self.model, self.config.ema_decay) if self.config.ema_decay else None

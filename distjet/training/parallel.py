@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distjet.nn.batch_norm import BatchNorm
 from distjet.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
@@ -23,16 +24,20 @@ T = TypeVar("T")
 def wrap(model: nn.Module, ranks: RankInfo) -> nn.Module:
     """Wrap a model for data-parallel training; a bare model for one process.
 
-    A batch norm would normalise with the share of one process: W processes are not one then, which a warning says. Its running
-    moments are those of the main process, sent to all before each step and before each validation.
+    `distjet.nn.batch_norm.BatchNorm` takes its moments from the shares of all processes. Another batch norm would normalise
+    with the share of one: W processes are not one then, which a warning says. Its running moments are those of the main
+    process, sent to all before each step and before each validation.
     """
     if ranks.world_size == 1:
         return model
-    has_batch_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
-    if has_batch_norm and ranks.is_main:
+    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        if isinstance(norm, BatchNorm):
+            norm.num_processes = ranks.world_size
+    if ranks.is_main and not all(isinstance(norm, BatchNorm) for norm in norms):
         logger.warning(
-            "the model has a batch norm, which sees the share of one worker: %d workers do not train as one does. LayerNorm or "
-            "GraphNorm do not depend on their number.",
+            "the model has a batch norm, which sees the share of one worker: %d workers do not train as one does. "
+            "distjet.nn.batch_norm.BatchNorm, LayerNorm or GraphNorm do not depend on their number.",
             ranks.world_size,
         )
     return nn.parallel.DistributedDataParallel(model)

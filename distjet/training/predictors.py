@@ -5,6 +5,7 @@ comes back are numpy arrays on the host.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,9 @@ from distjet.calibration.chain import Chain
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.calibrator import ConstituentCalibrator
-from distjet.models.response_calibrator import CalibratedResponse, JetColumns, ResponseCalibrator
+from distjet.models.jet_columns import JetColumns
+from distjet.models.response_calibrator import CalibratedResponse, ResponseCalibrator
+from distjet.models.tagger import Tagger, TaggerEnsemble
 from distjet.nn.four_vectors import JetKinematics
 from distjet.training.weighting import Weighting
 
@@ -43,7 +46,7 @@ class PredictedJets:
 
 
 class Predictor(Protocol):
-    """A trained run, ready for jets."""
+    """A trained calibration, ready for jets."""
 
     row_columns: tuple[str, ...]
     "Columns that it reads from `batch.rows`: a stream must be asked for them."
@@ -51,6 +54,32 @@ class Predictor(Protocol):
     def predict(self, batch: GraphBatch) -> PredictedJets:
         """Calibrate a batch of jets that is on the host."""
         ...
+
+
+@dataclass(frozen=True)
+class PredictedScores:
+    """Tagged jets of a batch."""
+
+    scores: np.ndarray
+    "Probability of each class, float32, shape (B, C)."
+    spread: np.ndarray | None
+    "Standard deviation over the members of an ensemble, float32, shape (B, C); None without."
+
+
+class TaggerPredictor:
+    """A trained tagger, or an ensemble of them, ready for jets."""
+
+    def __init__(self, model: Tagger | TaggerEnsemble, classes: Sequence[str]) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.classes = model.to(self.device), tuple(classes)
+        self.row_columns = model.row_columns
+
+    def tag(self, batch: GraphBatch) -> PredictedScores:
+        """Tag the jets of a batch of a dataset that is on the host."""
+        with torch.inference_mode():
+            tagged = self.model(self.model.on_host(batch).to(self.device))
+            spread = tagged.spread
+            return PredictedScores(as_array(tagged.scores), None if spread is None else as_array(spread))
 
 
 class ConstituentPredictor:

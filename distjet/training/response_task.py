@@ -14,11 +14,12 @@ from distjet.config import implementation
 from distjet.dataset.manifest import Manifest
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.configs import MODELS
+from distjet.models.jet_columns import JetColumns
 from distjet.models.network import JetNetwork
-from distjet.models.response_calibrator import CalibratedResponse, JetColumns, ResponseCalibrator, pileup_columns
+from distjet.models.response_calibrator import CalibratedResponse, ResponseCalibrator, pileup_columns
 from distjet.nn.response_estimates import Point
 from distjet.ranks import SINGLE, RankInfo
-from distjet.training.closure import ResponseHistogram
+from distjet.training.closure import ResponseHistogram, ResponseWatch
 from distjet.training.columns import (
     Constants,
     Features,
@@ -83,7 +84,17 @@ class ResponseTask:
             return loss(estimate, observed)
         return loss(estimate.value / observed - 1 if term.is_ratio else estimate.value - observed)
 
-    def observe(self, histogram: ResponseHistogram, calibrated: CalibratedResponse, batch: GraphBatch) -> None:
+    def on_host(self, model: ResponseCalibrator) -> None:
+        """Batches are read as they are in the dataset."""
+
+    def begin_epoch(self, model: ResponseCalibrator, progress: float) -> None:
+        """The model is the same in all epochs."""
+
+    def watch(self) -> "ResponseWatch":
+        """Begin to watch the closure on a validation."""
+        return ResponseWatch(ResponseHistogram(self.config.closure, self.energy_range_gev, self.device), self.fill)
+
+    def fill(self, histogram: ResponseHistogram, calibrated: CalibratedResponse, batch: GraphBatch) -> None:
         """Fill the energy response of a batch into a histogram, and count jets at the bound of the network's response."""
         energy = calibrated.raw_energy / calibrated.response
         histogram.fill(energy / batch.targets["true_energy"], batch.targets)

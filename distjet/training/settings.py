@@ -4,16 +4,20 @@ This file imports neither torch nor ray, so that a wrong key is reported at once
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from distjet.config import Config, component_type, import_path
+from distjet.config import ComponentField, Config, component_type, import_path
 from distjet.dataset.streaming.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig, JetModelConfig
+from distjet.models.tagger_configs import TaggerConfig
+from distjet.nn.losses.classification_configs import CLASSIFICATION_LOSSES, DECORRELATIONS
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
 from distjet.storage import Location, Place, check_url
+from distjet.training.optim_configs import OPTIMIZERS, AdamWConfig, ScheduleConfig
 
 METRICS_FILE = "metrics.json"
 "Written last, by a training that has finished."
@@ -34,7 +38,8 @@ class ClosurePenaltyConfig(Config):
 class LossConfig(Config):
     """The loss is the sum of its terms; each acts on the jet that the corrected constituents add up to.
 
-    A network on whole jets predicts the response of the energy: it has a term in energy alone.
+    A network on whole jets predicts the response of the energy: it has a term in energy alone. A tagger has one in the class of
+    the jet, and maybe one that keeps its scores from following the mass.
     """
 
     energy: component_type("loss", LOSSES, "lgk", optional=True) = LgkConfig()  # type: ignore[valid-type]
@@ -45,6 +50,10 @@ class LossConfig(Config):
     "Acts on y - y_true, whose squares are of the order 1e-4; null: no such term."
     closure: ClosurePenaltyConfig | None = None
     "Penalty on the mean response of bins, for networks on constituents; null: none."
+    label: component_type("loss", CLASSIFICATION_LOSSES, "cross_entropy", optional=True) = None  # type: ignore[valid-type]
+    "Acts on the scores of the classes, for taggers, where it is the default; null: no such term."
+    decorrelation: component_type("decorrelation", DECORRELATIONS, "disco", optional=True) = None  # type: ignore[valid-type]
+    "What keeps the scores of background jets from following their mass, for taggers; null: nothing."
     min_true_mass_gev: float = Field(default=2.0, gt=0)
     "Jets below have no mass term: the ratio to a vanishing mass is noise."
 
@@ -55,7 +64,7 @@ class LossConfig(Config):
 
     @model_validator(mode="after")
     def _has_a_term(self) -> "LossConfig":
-        if not self.terms():
+        if not self.terms() and self.label is None:
             raise ValueError("the loss needs at least one term with a positive weight")
         return self
 
@@ -108,45 +117,33 @@ def as_weighting(given: Any) -> Any:
     return given
 
 
-class OptimizerConfig(Config):
-    """AdamW, with weight decay on matrices alone (not on biases and normalisations)."""
-
-    lr: float = Field(default=2e-3, gt=0)
-    "Peak learning rate."
-    weight_decay: float = Field(default=1e-4, ge=0)
-    "Decoupled weight decay."
-    betas: tuple[float, float] = (0.9, 0.99)
-    "Decay of the running moments."
-    clip_norm: float = Field(default=1.0, gt=0)
-    "The gradient's norm is clipped to this."
-
-
-class ScheduleConfig(Config):
-    """Learning rate against time."""
-
-    name: Literal["cosine", "flat_then_anneal", "one_cycle", "constant", "plateau"] = "cosine"
-    "plateau reacts to the validation at the end of each epoch; the others depend on the step alone."
-    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    "Part of all steps over which the rate rises linearly (one_cycle: 0.3 is usual)."
-    flat_fraction: float = Field(default=0.7, ge=0, le=1)
-    "flat_then_anneal: part of all steps before the rate falls."
-    final_fraction: float = Field(default=0.01, ge=0, le=1)
-    "Last learning rate as a fraction of the peak."
-    plateau_factor: float = Field(default=0.3, gt=0, lt=1)
-    "plateau: what the rate is multiplied with."
-    plateau_patience: int = Field(default=3, ge=0)
-    "plateau: epochs without improvement before the rate falls."
-    plateau_metric: Literal["selection", "loss"] = "selection"
-    "plateau: what has to improve on the validation split: the metric that selects the best epoch, or the loss."
+TAGGING_METRICS = ("auc", "accuracy", "rejection_30", "rejection_50")
+"What can select the best epoch of a tagger; more is better."
 
 
 class SelectionConfig(Config):
-    """Which epoch is the best: decided on the response, because equal losses can hide 2 % in it."""
+    """Which epoch is the best: decided on physics, because equal losses can hide 2 % in the response."""
 
-    metric: Literal["mean_abs_bias", "max_abs_bias", "mean_resolution", "loss"] = "mean_abs_bias"
-    "Closure in bins of true energy and |eta| of the validation split: |Gaussian core of E / E_true - 1|, mean or worst bin."
+    metric: Literal[
+        "mean_abs_bias", "max_abs_bias", "mean_resolution", "loss", "auc", "accuracy", "rejection_30", "rejection_50", "last"
+    ] = "mean_abs_bias"
+    """Calibrators: closure in bins of true energy and |eta| of the validation split, |Gaussian core of E / E_true - 1|, mean or
+    worst bin. Taggers, where auc is the default: area under the curve, accuracy, or 1 / eps_B at a signal efficiency of 30 or
+    50 %; over all pairs of classes where there are more than two. last: the last epoch, the default with loss.decorrelation,
+    where no single number says what is best."""
     patience: int | None = Field(default=None, ge=1)
     "Stop after so many epochs without improvement; null: train all epochs."
+
+    @property
+    def watched(self) -> str:
+        """Name of the metric among those of an epoch; where the last one is kept, the loss tells how it goes."""
+        return "val_loss" if self.metric == "last" else f"val_{self.metric}"
+
+    def cost(self, value: float) -> float:
+        """Turn a value of the metric into a positive number of which less is better, and back: it is its own inverse."""
+        if self.metric in ("auc", "accuracy"):
+            return 1 - value
+        return 1 / value if self.metric in TAGGING_METRICS else value
 
 
 class ResourcesConfig(Config):
@@ -196,13 +193,34 @@ class TrackingConfig(Config):
 
 
 class EnsembleConfig(Config):
-    """Several trainings that differ in their seeds alone; no part of the identity of any of them."""
+    """Several trainings that differ in their seeds alone; no part of the identity of any of them, unless they are one run."""
 
     num_members: int = Field(default=1, ge=1)
     "Above 1, so many runs in members/, with the seeds seed, seed + 1, ...; it may be raised later."
+    together: bool = False
+    """Taggers: all members are one run, in the same processes and on the same batches; a member costs no reading of its own,
+    and on a GPU little else if it is small. The epoch that is kept is the best one of their mean."""
     max_concurrent: int | None = Field(default=None, ge=0)
     """Members at the same time; null: as many as the cluster has room for, at resources each; 0: one after the other in this
     process."""
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether several members are one run."""
+        return self.together and self.num_members > 1
+
+    @property
+    def is_many_runs(self) -> bool:
+        """Whether each of several members is a run of its own."""
+        return self.num_members > 1 and not self.together
+
+
+TAGGER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "loss": {"energy": None, "rapidity": None, "label": {"name": "cross_entropy"}},
+    "weighting": {"name": "none"},
+    "selection": {"metric": "auc"},
+}
+"What a training of a tagger starts from, where that of a calibrator has other defaults."
 
 
 class TrainConfig(Config):
@@ -232,8 +250,8 @@ class TrainConfig(Config):
     "What is minimised."
     weighting: Annotated[WeightingConfig, BeforeValidator(as_weighting)] = WeightingConfig()
     "How much each jet counts in the loss: a name, or {reference: CLASS}, or a mapping."
-    optimizer: OptimizerConfig = OptimizerConfig()
-    "AdamW."
+    optimizer: component_type("optimizer", OPTIMIZERS, "adamw") = AdamWConfig()  # type: ignore[valid-type]
+    "What makes a step of a gradient."
     schedule: ScheduleConfig = ScheduleConfig()
     "Learning rate against time."
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
@@ -255,8 +273,33 @@ class TrainConfig(Config):
     tracking: TrackingConfig = TrackingConfig()
     "Who else is told of it."
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_taggers(cls, data: Any) -> Any:
+        return _with_tagger_defaults(data) if isinstance(data, Mapping) and _names_a_tagger(data.get("model")) else data
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> "TrainConfig":
+        is_tagger = isinstance(self.model, TaggerConfig)
+        if is_tagger != (self.loss.label is not None):
+            raise ValueError("a tagger needs loss.label, and nothing else has a use for it")
+        if is_tagger and (self.loss.terms() or self.loss.closure is not None):
+            raise ValueError("a tagger has no use for loss.energy, loss.mass, loss.rapidity and loss.closure: set them to null")
+        if self.selection.metric == "last" and self.schedule.name == "plateau" and self.schedule.plateau_metric == "selection":
+            raise ValueError("selection.metric=last tells no plateau: set schedule.plateau_metric=loss")
+        if self.ensemble.is_one_run and (not is_tagger or self.loss.decorrelation is not None):
+            raise ValueError("ensemble.together is for taggers without loss.decorrelation: set it to false")
+        if self.loss.decorrelation is not None and not is_tagger:
+            raise ValueError("loss.decorrelation is for taggers: set it to null")
+        if self.selection.metric not in ("loss", "last") and is_tagger != (self.selection.metric in TAGGING_METRICS):
+            what = "a tagger" if is_tagger else "a calibrator"
+            raise ValueError(f"selection.metric={self.selection.metric!r} is not known of {what}")
+        return self
+
     @model_validator(mode="after")
     def _loss_fits_the_model(self) -> "TrainConfig":
+        if isinstance(self.model, TaggerConfig):
+            return self
         is_on_jets = isinstance(self.model, JetModelConfig)
         terms = self.loss.terms()
         if is_on_jets and list(terms) != ["energy"]:
@@ -284,4 +327,36 @@ class TrainConfig(Config):
         """Return what defines the result: everything but resources and paths, and the data by their fingerprint."""
         elsewhere = {"output", "dataset", "resources", "tracking", "checkpoint_minutes", "stream", "ensemble"}
         content = self.model_dump(mode="json", exclude=elsewhere)
+        if self.ensemble.is_one_run:
+            content["ensemble"] = {"num_members": self.ensemble.num_members}
         return content | {"dataset_fingerprint": fingerprint, "stream": self.stream.identity()}
+
+
+class ImportConfig(TrainConfig):
+    """Weights that were trained elsewhere, as a run."""
+
+    weights: Annotated[Path, Place()]
+    "A checkpoint of the authors' implementation: a file with tensors by name."
+
+
+def _names_a_tagger(model: Any) -> bool:
+    """Whether a configuration of a model, as it was given, is that of a tagger; what is not valid is found later."""
+    if isinstance(model, Config):
+        return isinstance(model, TaggerConfig)
+    try:
+        found = ComponentField("model", MODELS, "constituent_gnn").config_class(model or {})
+    except ValueError:
+        return False
+    return issubclass(found, TaggerConfig)
+
+
+def _with_tagger_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the defaults of taggers under what was given."""
+    filled = dict(data)
+    for key, defaults in TAGGER_DEFAULTS.items():
+        given = as_weighting(data.get(key, {})) if key == "weighting" else data.get(key, {})
+        filled[key] = {**defaults, **given} if isinstance(given, Mapping) else given
+    loss, selection = filled["loss"], data.get("selection", {})
+    if isinstance(loss, Mapping) and loss.get("decorrelation") is not None and isinstance(selection, Mapping):
+        filled["selection"] = {"metric": "last", **selection}
+    return filled

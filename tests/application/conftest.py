@@ -1,4 +1,4 @@
-"""A calibrator of constituents and one of jets, each trained for a moment on the toy dataset."""
+"""A calibrator of constituents, one of jets, and a tagger, each trained for a moment on toy jets."""
 
 from pathlib import Path
 
@@ -28,3 +28,12 @@ def graph_run(toy_dataset: Manifest, tmp_path_factory: pytest.TempPathFactory) -
 def jet_run(toy_dataset: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("jet_run") / "train"
     return train_briefly(toy_dataset, output, JET_MODEL, "loss={energy: {name: gnll}, mass: null, rapidity: null}")
+
+
+@pytest.fixture(scope="session")
+def tagger_run(labelled_dataset: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("tagger_run") / "train"
+    model = ["model={name: particle_flow_network, inputs: [em_fraction]}", "model.jet_inputs=[mu]"]
+    config = [f"dataset={labelled_dataset.path}", f"output={output}", "resources.num_workers=0", "batch_size=128", *model]
+    train(load(TrainConfig, [], [*config, "num_epochs=1"]))
+    return output

@@ -22,7 +22,7 @@ from distjet.errors import ConfigError, DataError
 from distjet.execution import in_process
 from distjet.physics.kinematics import mass, sum_groups
 from distjet.run_directory import read_json
-from distjet.training.inference import write_predictions
+from distjet.training.prediction_table import write_predictions
 from tests.dataset.files import TREE, random_ntuple, write_ntuple
 
 BROKEN = 7
@@ -202,6 +202,6 @@ def test_the_verb_says_how_many_jets_are_not_calibrated_and_why(graph_run, ntupl
     places = [f"run={graph_run}", f"inputs={ntuples[0]}", f"output={tmp_path / 'out'}", "tasks.scheduler=in_process"]
     with caplog.at_level("INFO", logger="distjet"):
         summary = run_verb("predict", [*places, "tasks.progress=off"])
-    assert f"{summary['calibrated']} of 300 jets calibrated; predictions in {tmp_path / 'out'}" in caplog.text
-    assert f"{summary['not_calibrated'][NO_CONSTITUENT]} jets not calibrated: {NO_CONSTITUENT}" in caplog.text
+    assert f"{summary['calibrated']} of 300 jets predicted; predictions in {tmp_path / 'out'}" in caplog.text
+    assert f"{summary['not_calibrated'][NO_CONSTITUENT]} jets without a prediction: {NO_CONSTITUENT}" in caplog.text
     assert (tmp_path / "out/config.yaml").exists()

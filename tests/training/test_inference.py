@@ -18,7 +18,8 @@ from distjet.dataset.streaming.stream import JetStream, StreamConfig
 from distjet.dataset.weights import flattening_weights
 from distjet.errors import DataError
 from distjet.run_directory import IDENTITY_FILE, write_json
-from distjet.training.inference import dataset_of, is_chain, load_predictor, load_run, write_predictions
+from distjet.training.inference import dataset_of, is_chain, load_predictor, load_run
+from distjet.training.prediction_table import write_predictions
 from distjet.training.settings import TrainConfig
 from tests.batches import empty
 from tests.conftest import make_dataset

@@ -139,7 +139,7 @@ def test_an_output_that_is_dead_is_named(toy_dataset: Manifest) -> None:
     ours.loss(out, batch).total.backward()
     assert not any(p.grad.any() for p in model.parameters()), "that is what dead means"
     assert torch.isfinite(out.jets().energy).all()
-    ours.observe(seen, out, batch)
+    ours.fill(seen, out, batch)
     with pytest.raises(
         NonFiniteError, match=r"output of the network is dead: the response of each of 299 validation jets.*softplus"
     ):
@@ -151,7 +151,7 @@ def test_jets_at_the_bound_of_the_response_are_counted(toy_dataset: Manifest) ->
     batch, seen = first_batch(toy_dataset), histogram()
     out = ours.build_model()(batch)
     some_dead = torch.ones(batch.num_graphs).index_fill(0, torch.arange(30), 0.0)
-    ours.observe(seen, dataclasses.replace(out, estimate=Point(some_dead)), batch)
+    ours.fill(seen, dataclasses.replace(out, estimate=Point(some_dead)), batch)
     assert seen.closure(SINGLE)["bounded_fraction"] == pytest.approx(30 / batch.num_graphs)
 
 
