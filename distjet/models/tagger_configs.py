@@ -262,6 +262,11 @@ class AugmentationConfig(Config):
     shift: float = Field(default=0.0, ge=0)
     "Deviation of a shift of rapidity, and of one of the azimuth in radians, of each constituent."
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed."""
+        return any(self.model_dump().values())
+
 
 def _check_multiple(key: str, value: int, divisor_key: str, divisor: int) -> None:
     if value % divisor:

@@ -18,13 +18,18 @@ from distjet.nn.segments import segment_sum
 
 
 class Strengths(Protocol):
-    """How much is changed; `AugmentationConfig` has these."""
+    """How much is changed; see `AugmentationConfig` for what each number means."""
 
-    input_dropout: float
-    pt_dropout_gev: float
-    scale: float
-    smear: float
-    shift: float
+    @property
+    def input_dropout(self) -> float: ...  # noqa: D102
+    @property
+    def pt_dropout_gev(self) -> float: ...  # noqa: D102
+    @property
+    def scale(self) -> float: ...  # noqa: D102
+    @property
+    def smear(self) -> float: ...  # noqa: D102
+    @property
+    def shift(self) -> float: ...  # noqa: D102
 
 
 class Augmented(NamedTuple):

@@ -145,9 +145,11 @@ class RaggedAttention(NamedTuple):
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, share: float) -> Tensor:
     """Attention with shapes (..., length, channels), in whose weights a share is dropped."""
-    if share == 0 or queries.device.type != "cpu":
+    is_exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    if (share == 0 or queries.device.type != "cpu") and not is_exported:
         return nn.functional.scaled_dot_product_attention(queries, keys, values, bias, share)
-    # what torch does on a CPU where there is dropout, but for numbers that come at once
+    # written out: an exporter takes the layout in memory of the fused one for that of any other, and on a CPU, where the fused
+    # one does without dropout, random numbers come faster
     logits = bias + (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)
     return dropout(logits.softmax(-1), share) @ values
 

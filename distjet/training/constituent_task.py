@@ -97,7 +97,7 @@ class ConstituentTask:
             graphs.append(term.at(progress)(residual) * weight * valid)
         return add_up(self.terms, graphs, weight)
 
-    def on_host(self, model: ConstituentCalibrator) -> None:
+    def on_host(self, model: ConstituentCalibrator, split: str) -> None:
         """Batches are read as they are in the dataset."""
 
     def begin_epoch(self, model: ConstituentCalibrator, progress: float) -> None:

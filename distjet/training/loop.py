@@ -360,7 +360,7 @@ class Trainer:
             seed=config.seed,
             ranks=self.ranks,
             pin_memory=self.device.type == "cuda",
-            finish=self.task.on_host(self.model),
+            finish=self.task.on_host(self.model, split),
         )
 
     @property

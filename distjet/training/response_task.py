@@ -84,7 +84,7 @@ class ResponseTask:
             return loss(estimate, observed)
         return loss(estimate.value / observed - 1 if term.is_ratio else estimate.value - observed)
 
-    def on_host(self, model: ResponseCalibrator) -> None:
+    def on_host(self, model: ResponseCalibrator, split: str) -> None:
         """Batches are read as they are in the dataset."""
 
     def begin_epoch(self, model: ResponseCalibrator, progress: float) -> None:

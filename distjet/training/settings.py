@@ -13,7 +13,7 @@ from distjet.config import ComponentField, Config, component_type, import_path
 from distjet.dataset.streaming.settings import ReadConfig
 from distjet.evaluation.config import BinsConfig
 from distjet.models.configs import MODELS, ConstituentGnnConfig, CorrectionConfig, JetModelConfig
-from distjet.models.tagger_configs import TaggerConfig
+from distjet.models.tagger_configs import AugmentationConfig, TaggerConfig
 from distjet.nn.losses.classification_configs import CLASSIFICATION_LOSSES, DECORRELATIONS
 from distjet.nn.losses.configs import LOSSES, LgkConfig, MseConfig, TermConfig
 from distjet.storage import Location, Place, check_url
@@ -248,6 +248,8 @@ class TrainConfig(Config):
     "Features that the network also reads as sines and cosines, by the name of the column: {eta: {}, axis_eta: {}}."
     loss: LossConfig = LossConfig()
     "What is minimised."
+    augmentation: AugmentationConfig = AugmentationConfig()
+    "How jets are changed at random while a tagger learns; by default not at all."
     weighting: Annotated[WeightingConfig, BeforeValidator(as_weighting)] = WeightingConfig()
     "How much each jet counts in the loss: a name, or {reference: CLASS}, or a mapping."
     optimizer: component_type("optimizer", OPTIMIZERS, "adamw") = AdamWConfig()  # type: ignore[valid-type]
@@ -287,6 +289,8 @@ class TrainConfig(Config):
             raise ValueError("a tagger has no use for loss.energy, loss.mass, loss.rapidity and loss.closure: set them to null")
         if self.selection.metric == "last" and self.schedule.name == "plateau" and self.schedule.plateau_metric == "selection":
             raise ValueError("selection.metric=last tells no plateau: set schedule.plateau_metric=loss")
+        if self.augmentation.is_on and not is_tagger:
+            raise ValueError("augmentation is for taggers: leave it out")
         if self.ensemble.is_one_run and (not is_tagger or self.loss.decorrelation is not None):
             raise ValueError("ensemble.together is for taggers without loss.decorrelation: set it to false")
         if self.loss.decorrelation is not None and not is_tagger:

@@ -21,6 +21,7 @@ from distjet.nn.adversary import MassAdversary
 from distjet.nn.losses.classification_configs import CLASSIFICATION_LOSSES, DECORRELATIONS, AdversaryConfig
 from distjet.nn.normalise import Standardise
 from distjet.ranks import SINGLE, RankInfo
+from distjet.training.augmentation import Augmentation
 from distjet.training.columns import Constants, Features, check_fourier, constants, describe_columns, standardise
 from distjet.training.decorrelation import TaggedJets
 from distjet.training.scores import ScoreHistogram
@@ -84,15 +85,16 @@ class TaggingTask:
             scales |= constants(self.manifest, {"decorrelated": describe_columns(self.manifest, self.variable.names)})
         return self.untrained(self.config, self.manifest, scales).to(self.device)
 
-    def on_host(self, model: Tagger) -> Callable[[GraphBatch], GraphBatch]:
+    def on_host(self, model: Tagger, split: str) -> Callable[[GraphBatch], GraphBatch]:
         """Return what makes the inputs of the network, and adds what its scores shall not tell."""
-        if self.variable is None:
-            return model.on_host
-        variable = self.variable
+        augment = Augmentation(self.config.augmentation, self.manifest.names("node"), self.config.seed)
+        is_augmented = split == "train" and self.config.augmentation.is_on
 
         def finish(batch: GraphBatch) -> GraphBatch:
-            targets = batch.targets | {DECORRELATED: variable(batch)[:, 0].contiguous()}
-            return model.on_host(dataclasses.replace(batch, targets=targets))
+            if self.variable is not None:
+                targets = batch.targets | {DECORRELATED: self.variable(batch)[:, 0].contiguous()}
+                batch = dataclasses.replace(batch, targets=targets)
+            return model.on_host(augment(batch) if is_augmented else batch)
 
         return finish
 

@@ -53,8 +53,8 @@ class Task(Protocol):
         """Build an untrained model; standardisation constants come from the manifest."""
         ...
 
-    def on_host(self, model: Any) -> Callable[[GraphBatch], GraphBatch] | None:
-        """Return what is done with each batch on the host, before the device sees it; None: nothing."""
+    def on_host(self, model: Any, split: str) -> Callable[[GraphBatch], GraphBatch] | None:
+        """Return what is done with each batch of a split on the host, before the device sees it; None: nothing."""
         ...
 
     def begin_epoch(self, model: Any, progress: float) -> None:

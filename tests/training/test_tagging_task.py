@@ -24,6 +24,7 @@ from distjet.training.inference import load_predictor
 from distjet.training.loop import Interrupted, Trainer
 from distjet.training.prediction_table import write_predictions
 from distjet.training.settings import TrainConfig
+from distjet.training.task import build_task
 from tests.conftest import make_dataset
 
 MODEL = "model={name: 'tests.taggers:DeepSets'}"
@@ -128,6 +129,24 @@ def test_mistakes_are_named(labelled_dataset: Manifest, toy_dataset: Manifest, r
         load(TrainConfig, [], ["dataset=a", "output=b", "loss.label={name: cross_entropy}"])
     with pytest.raises(DataError, match="has other features than"):
         write_predictions(run, toy_dataset.path, "val", tmp_path / "p.parquet")
+
+
+def test_jets_are_changed_while_a_tagger_learns_and_not_when_it_is_used(labelled_dataset: Manifest, tmp_path: Path) -> None:
+    keys = ["augmentation={input_dropout: 0.2, smear: 0.1}", "model.inputs=[em_fraction, log_pt]", "num_epochs=2"]
+    whole = fit(configure(labelled_dataset, tmp_path / "whole", *keys))["last"]
+    with pytest.raises(Interrupted):
+        fit(configure(labelled_dataset, tmp_path / "cut", *keys), stop_after=3)
+    assert fit(configure(labelled_dataset, tmp_path / "cut", *keys))["last"]["train_loss"] == whole["train_loss"]
+    task = build_task(configure(labelled_dataset, tmp_path, *keys), labelled_dataset, torch.device("cpu"))
+    model = task.build_model()
+    batch = next(iter(JetStream(labelled_dataset, "val", StreamConfig(batch_size=400))))
+    changed, same = (task.on_host(model, split)(batch) for split in ("train", "val"))
+    assert torch.equal(same.p4, batch.p4)
+    assert 0.75 < changed.num_nodes / batch.num_nodes < 0.95  # the hardest constituent always stays
+    assert (changed.ptr.diff() >= 1).all()
+    log_pt = torch.hypot(changed.p4[:, 0], changed.p4[:, 1]).log()
+    assert torch.allclose(changed.x[:, 1], log_pt, atol=1e-5)
+    assert set(changed.x[:, 0].tolist()) <= set(batch.x[:, labelled_dataset.names("node").index("em_fraction")].tolist())
 
 
 def scores_of(run: Path, manifest: Manifest, name: str) -> np.ndarray:
