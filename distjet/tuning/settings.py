@@ -6,7 +6,7 @@ training that they would be, so that no trial fails on a GPU for what could be k
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus, unquote, unquote_plus
@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_serializer, model_
 from distjet.config import Config, component_type, load
 from distjet.errors import ConfigError
 from distjet.storage import Location, Place, is_remote
-from distjet.training.settings import TrainConfig
+from distjet.training.settings import TAGGING_METRICS, TrainConfig
 from distjet.tuning.space import DISTRIBUTIONS, Settings, Space, grouped
 
 AnyDistribution: Any = component_type("distribution", DISTRIBUTIONS, "uniform")
@@ -109,6 +109,10 @@ def as_objectives(given: Any) -> Any:
 def as_warm_start(given: Any) -> Any:
     """Accept the folder of a sweep."""
     return {"sweep": given} if isinstance(given, str | Path) else given
+
+
+OF_CALIBRATORS = ("val_mean_abs_bias", "val_max_abs_bias", "val_mean_resolution")
+"Metrics that no tagger has."
 
 
 class TuneConfig(Config):
@@ -227,7 +231,21 @@ def check_ends(config: TuneConfig) -> TrainConfig:
     ]
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return config.train_config(Path("trial"), first)
+    base = config.train_config(Path("trial"), first)
+    _check_objectives(config.objectives, is_tagger=base.loss.label is not None)
+    return base
+
+
+def _check_objectives(objectives: Sequence[ObjectiveConfig], *, is_tagger: bool) -> None:
+    """Refuse metrics of the other kind of training, before a trial has ended without them."""
+    of_taggers = {f"val_{metric}" for metric in TAGGING_METRICS}
+    for objective in objectives:
+        if is_tagger and objective.metric in OF_CALIBRATORS:
+            raise ConfigError(f"objectives: {objective.metric!r} is not known of a tagger; for example {{val_auc: max}}")
+        if not is_tagger and objective.metric in of_taggers:
+            raise ConfigError(
+                f"objectives: {objective.metric!r} is known of taggers alone; for example {{val_mean_abs_bias: min}}"
+            )
 
 
 def _named(message: str, settings: Settings) -> list[str]:

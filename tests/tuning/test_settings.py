@@ -144,3 +144,21 @@ def test_a_part_of_a_password_that_a_driver_takes_for_a_server_is_masked() -> No
     url = "postgresql://jane:p@ss%20word/hunter2@host/sweeps"
     said = 'could not translate host name "ss word" or "ss%20word/hunter2@host" to address'
     assert redact(said, url) == 'could not translate host name "***" or "***/***@host" to address'
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "message"),
+    [
+        (
+            "model={name: lola}",
+            "val_mean_abs_bias",
+            r"'val_mean_abs_bias' is not known of a tagger; for example \{val_auc: max\}",
+        ),
+        ("model={name: constituent_gnn}", "val_auc", "'val_auc' is known of taggers alone"),
+    ],
+)
+def test_an_objective_of_the_other_kind_is_refused(model: str, objective: str, message: str) -> None:
+    keys = ["output=o", "base.dataset=d", f"base.{model}", "space.optimizer.lr={name: uniform, low: 1e-4, high: 1e-2}"]
+    config = load(TuneConfig, [], [*keys, f"objectives={objective}"])
+    with pytest.raises(ConfigError, match=message):
+        check_ends(config)
