@@ -24,7 +24,8 @@ from distjet.models.tagger import TaggerNetwork, TaggerSpec
 from distjet.models.tagger_configs import LorentzNetConfig
 from distjet.nn.batch_norm import BatchNorm
 from distjet.nn.edge_sums import mean_at_targets, mean_over_nodes, takes_kernels
-from distjet.nn.lorentz_messages import MAX_MOVE, How, Messages
+from distjet.nn.lorentz_message_kernels import MAX_MOVE
+from distjet.nn.lorentz_messages import How, Messages
 from distjet.nn.minkowski import block_invariants, block_places, inner, pair_invariants, psi
 from distjet.nn.pair_moments import Moments
 from distjet.nn.segments import segment_sum
@@ -138,7 +139,7 @@ class LorentzBlock(nn.Module):
         without = (*second, self.gate.weight)  # any of the same shapes
         weight, bias, factor = without if self.move is None else self.move.parameters()
         how = How(self.move is not None, self.by_difference, torch.is_grad_enabled())
-        parts = (as_target, as_source, of_pair, *second, *gate, weight, bias, factor[0], p4, invariants, batch.ptr, places)
+        parts = (as_target, as_source, of_pair, *second, *gate, weight, bias, factor[0], p4, invariants, batch.ptr)
         message, moved = Messages.apply(how, *parts)
         return message, None if self.move is None else moved
 

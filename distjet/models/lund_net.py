@@ -15,13 +15,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.tagger import TaggerNetwork, TaggerSpec
 from distjet.models.tagger_configs import LundNetConfig
 from distjet.nn.batch_norm import BatchNorm
 from distjet.nn.edge_sums import add_ends, mean_at_targets, mean_over_nodes
+from distjet.nn.products import multiply
+from distjet.nn.quick_linear import factor_and_shift, linear, takes_folded_norms
 from distjet.physics.lund import LUND_COORDINATES, lund_trees
 
 COLUMNS = {5: LUND_COORDINATES, 3: ("ln_z", "ln_delta", "ln_kt")}
@@ -71,8 +72,19 @@ class LundNet(TaggerNetwork):
         for convolution in self.convolutions:
             nodes = convolution(nodes, batch.edge_index)
             found.append(nodes)
-        jets = mean_over_nodes(self.fuse(torch.cat(found, dim=1)), batch.batch, batch.num_graphs)
+        jets = self._read(torch.cat(found, dim=1), batch)
         return self.classify(torch.cat([jets, batch.u], dim=1))
+
+    def _read(self, nodes: Tensor, batch: GraphBatch) -> Tensor:
+        """Mean over the tree of the fused layer; in evaluation its norm is linear and may follow the mean, in fewer rows."""
+        layer, normalise = self.fuse.get_submodule("0"), self.fuse.get_submodule("2")
+        assert isinstance(layer, nn.Linear)
+        assert isinstance(normalise, BatchNorm)
+        if takes_folded_norms(normalise, nodes):
+            values = multiply(nodes, layer.weight, layer.bias, relu=True)
+            return normalise(mean_over_nodes(values, batch.batch, batch.num_graphs))
+        values = normalise(linear(nodes, layer.weight, layer.bias).relu())
+        return mean_over_nodes(values, batch.batch, batch.num_graphs)
 
 
 class EdgeConvolution(nn.Module):
@@ -89,11 +101,29 @@ class EdgeConvolution(nn.Module):
 
     def forward(self, nodes: Tensor, edge_index: Tensor) -> Tensor:
         """Map nodes (N, num_inputs) with edges (2, E) to (N, widths[-1])."""
+        if takes_folded_norms(self._norms()[0], nodes):
+            return self._in_evaluation(nodes, edge_index)
         as_target, as_source, shortcut = self._once_per_node(nodes)
         edges = self.normalise[0](add_ends(as_target, as_source, edge_index)).relu()
         for layer, normalise in zip(self.layers, self.normalise[1:], strict=True):
-            edges = normalise(layer(edges)).relu()
+            edges = normalise(linear(edges, layer.weight)).relu()
         return (mean_at_targets(edges, edge_index, nodes.shape[0]) + shortcut).relu()
+
+    def _norms(self) -> list[BatchNorm]:
+        return [norm for norm in self.normalise if isinstance(norm, BatchNorm)]
+
+    def _in_evaluation(self, nodes: Tensor, edge_index: Tensor) -> Tensor:
+        """The same without gradients: every norm is a part of the layer before it."""
+        (factor, shift), *later = map(factor_and_shift, self._norms())
+        theta, phi = self.theta.weight * factor[:, None], self.phi.weight * factor[:, None]
+        edges = add_ends(multiply(nodes, theta, shift), multiply(nodes, phi - theta), edge_index).relu_()
+        for layer, (factor, shift) in zip(self.layers, later, strict=True):
+            edges = multiply(edges, layer.weight * factor[:, None], shift, relu=True)
+        means = mean_at_targets(edges, edge_index, nodes.shape[0])
+        if self.shortcut is None or self.normalise_shortcut is None:
+            return means.add_(nodes).relu_()
+        factor, shift = factor_and_shift(self.normalise_shortcut)
+        return means.add_(multiply(nodes, self.shortcut.weight * factor[:, None], shift)).relu_()
 
     def _once_per_node(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a node gives to messages as their target and as their source, and what stays of it."""

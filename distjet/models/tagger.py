@@ -123,13 +123,15 @@ class Tagger(nn.Module):
         super().__init__()
         self.network, self.config, self.adversary = network, config, adversary
         self.node, self.jet = scales
+        self.is_compiled = False
         self.jet_columns = JetColumns(manifest, config.jet_inputs, "model.jet_inputs")
         self.row_columns = self.jet_columns.row_columns
         self.node_places = node_places(manifest, config.inputs)
 
     def compile_network(self) -> None:
-        """Compile the network when it is first called."""
+        """Compile the network when it is first called. A compiler does not see through what a batch makes on demand."""
         self.network.compile(dynamic=True)
+        self.is_compiled = True
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Clip the norm of the gradient, and return it as it was before, shape ()."""
@@ -148,6 +150,8 @@ class Tagger(nn.Module):
         """Tag a batch that `on_host` has made."""
         x = self.node(batch.x) if self.config.inputs else batch.x
         scaled = batch.with_inputs(x, self.jet(batch.u), edge_unit=1.0)
+        if self.is_compiled:
+            _make_structure(scaled, with_edges=self.network.reads_edges)
         logits = self.network(scaled).float()
         if logits.ndim == 3:
             return Tagged.of_members(logits)
@@ -175,6 +179,13 @@ class TaggerEnsemble(nn.Module):
     def forward(self, batch: GraphBatch) -> Tagged:
         """Tag a batch that `on_host` has made."""
         return Tagged.of_members(torch.stack([member(batch).logits for member in self.members]))
+
+
+def _make_structure(batch: GraphBatch, *, with_edges: bool) -> None:
+    """Make now what a batch would make when it is asked for."""
+    vars(batch)["batch"] = batch.batch
+    if with_edges:
+        vars(batch)["edge_index"] = batch.edge_index
 
 
 def _cut(batch: GraphBatch, max_constituents: int | None) -> GraphBatch:

@@ -82,7 +82,8 @@ class _AddEnds(torch.autograd.Function):
         ctx.save_for_backward(edge_index)
         ctx.num_nodes = as_target.shape[0]
         result = as_target.new_empty(edge_index.shape[1], as_target.shape[1])
-        _add_ends(as_target.detach().numpy(), as_source.detach().numpy(), edge_index.numpy(), result.numpy())
+        parts = (part.detach().contiguous().numpy() for part in (as_target, as_source))  # a loop over strides makes no vectors
+        _add_ends(*parts, edge_index.numpy(), result.numpy())
         return result
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 What `torch.mm` and `torch.nn.functional.linear` call there, MKL, does not use vectors of 512 bits on processors that are not
 Intel's. oneDNN, with which torch computes convolutions, does: the same product takes half of the time (AMD Zen 5, 256 columns:
-210 instead of 95 GFLOP/s). Where torch has no oneDNN, its own product is used.
+210 instead of 95 GFLOP/s). Where torch has no oneDNN, and in float64, its own product is used.
 """
 
 import torch
@@ -15,7 +15,7 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = F
     """Return `a @ b.T`, with a bias and a ReLU if asked for; no gradient flows through it.
 
     Args:
-        a: Float32 on a CPU, contiguous, shape (M, K).
+        a: On a CPU, contiguous, shape (M, K).
         b: Shape (N, K); may be the transpose of a contiguous tensor.
         bias: Shape (N,).
         relu: Whether negative results become zero.
@@ -23,7 +23,7 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = F
     Returns:
         Shape (M, N).
     """
-    if HAS_ONEDNN:
+    if HAS_ONEDNN and a.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "relu" if relu else "none", [], "")
     product = torch.nn.functional.linear(a, b, bias)
     return product.relu_() if relu else product

@@ -18,6 +18,7 @@ from distjet.errors import DataError
 from distjet.evaluation.config import EvaluateConfig, MethodRun
 from distjet.evaluation.sources import Process, Sources
 from distjet.run_directory import IDENTITY_FILE, read_json
+from distjet.storage import for_arrow
 from distjet.training.inference import dataset_of, is_tagger, read_config, read_metrics, tagger_members
 from distjet.training.prediction_table import SECONDS_KEY, write_predictions
 
@@ -179,7 +180,8 @@ def _tables(config: EvaluateConfig, dataset: Path, label: str) -> dict[str, Path
 
 def _facts_of_table(path: Path) -> dict[str, float]:
     """Read how long the predictions took, from the metadata of their table."""
-    metadata = pq.read_metadata(path).metadata or {}
+    files, place = for_arrow(path)
+    metadata = pq.read_metadata(place, filesystem=files).metadata or {}
     seconds = metadata.get(SECONDS_KEY.encode())
     return {} if seconds is None else {SECONDS_KEY: float(seconds)}
 

@@ -398,7 +398,7 @@ def test_help_names_the_options() -> None:
 
 def test_every_verb_has_a_job_that_runs_as_module_and_as_file(tmp_path: Path) -> None:
     jobs = {file.stem for file in (PROJECT / "jobs").glob("*.py")} - {"__init__"}
-    assert jobs == set(CONFIGS)
+    assert jobs == {verb.replace("-", "_") for verb in CONFIGS}
     for verb in ("inspect", "train"):
         module, file = run("-m", f"jobs.{verb}", "nothing=1"), run(f"{PROJECT}/jobs/{verb}.py", "nothing=1", cwd=tmp_path)
         command = run("-m", "distjet", verb, "nothing=1")
@@ -413,4 +413,4 @@ def test_a_job_that_is_run_as_a_file_uses_the_distjet_beside_it(tmp_path: Path) 
     (tmp_path / "distjet/cli.py").write_text("import inspect\ndef main(verb): print(verb, inspect.getfile(main))\n")
     shutil.copytree(PROJECT / "jobs", tmp_path / "jobs")
     for verb in CONFIGS:
-        assert run(f"jobs/{verb}.py", cwd=tmp_path).stdout == f"{verb} {tmp_path}/distjet/cli.py\n"
+        assert run(f"jobs/{verb.replace('-', '_')}.py", cwd=tmp_path).stdout == f"{verb} {tmp_path}/distjet/cli.py\n"

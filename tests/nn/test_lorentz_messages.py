@@ -95,7 +95,7 @@ def test_messages_have_the_right_derivatives(
 
     def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         *weights, p4 = tensors
-        return Messages.apply(How(moves, by_difference, True), *weights, p4, block_invariants(p4, PTR), PTR, block_places(PTR))
+        return Messages.apply(How(moves, by_difference, True), *weights, p4, block_invariants(p4, PTR), PTR)
 
     assert torch.autograd.gradcheck(function, (*weights, four_vectors()))
 
@@ -115,7 +115,7 @@ def test_large_moves_are_clamped() -> None:
     ]
     weights = [random(*shape, seed=seed).abs().detach() for seed, shape in enumerate(shapes)]
     p4 = (1e4 * four_vectors().detach()).requires_grad_()
-    parts = (p4, torch.zeros(30, 2, dtype=torch.float64), PTR, block_places(PTR))
+    parts = (p4, torch.zeros(30, 2, dtype=torch.float64), PTR)
     _, move = Messages.apply(How(True, True, True), *weights, *parts)
     move.sum().backward()
     assert move.abs().max() == 100

@@ -1,4 +1,4 @@
-"""W processes make the steps of one for taggers too, with batch norms, graphs made on the host, and penalties over the batch."""
+"""W processes make the steps of one for taggers too: batch norms, graphs made on the host, penalties over the batch."""
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path

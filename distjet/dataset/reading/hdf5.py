@@ -12,9 +12,7 @@ HDF5 compares checksums where the writer has asked for them (fletcher32), which 
 pass unnoticed, as in a TTree, unless a catalogue knows the file.
 """
 
-import io
 import math
-import pickle
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from distjet.config import did_you_mean
+from distjet.dataset.reading.plain_pickle import plain_list
 from distjet.dataset.reading.ragged import BranchType, Ragged, array_type, regular
 from distjet.dataset.reading.reader import NO_UUID
 from distjet.errors import DataError, MissingExtraError
@@ -186,29 +185,6 @@ def _check_names(names: list[Any], shape: tuple[int, ...], where: str) -> list[s
     if shape != (len(names),) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where} has {shape} columns, and the names of {len(names)}; expected one text for each")
     return names
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Reads texts, numbers and lists of them."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse whatever is not plain."""
-        raise pickle.UnpicklingError(f"expected a list of texts (got {module}.{name})")
-
-
-def plain_list(data: bytes) -> list[Any]:
-    """Read a pickled list of texts.
-
-    Raises:
-        DataError: If it is anything else; nothing of it is executed.
-    """
-    try:
-        found = PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:
-        raise DataError(f"the names of the columns are no list of texts: {error}") from error
-    if not isinstance(found, list):
-        raise DataError(f"the names of the columns are no list of texts: {found!r}")
-    return found
 
 
 def _read_rows(dataset: Any, fields: set[str | None], start: int, stop: int) -> np.ndarray:
