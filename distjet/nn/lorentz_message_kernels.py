@@ -241,7 +241,11 @@ def through_first(nodes, values, gradient, of_pair, pairs, found):  # type: igno
         for k in range(len(nodes.first)):
             at, end = nodes.begin[k], nodes.begin[k + 1]
             value, above, norm, dot = values[c, at:end], gradient[c, at:end], norms[at:end], dots[at:end]
-            source, of_norm, of_dot = as_source[c, nodes.first[k] : nodes.first[k] + nodes.size[k]], of_norms[at:end], of_dots[at:end]
+            source, of_norm, of_dot = (
+                as_source[c, nodes.first[k] : nodes.first[k] + nodes.size[k]],
+                of_norms[at:end],
+                of_dots[at:end],
+            )
             total = zero
             for j in range(len(value)):
                 g = above[j] if value[j] > zero else zero

@@ -27,14 +27,14 @@ from torch.autograd.function import once_differentiable
 from distjet.nn import lorentz_message_kernels as kernels
 from distjet.nn.products import multiply
 
-ROWS_AT_ONCE = 1536
-"Pairs that go through all layers together: a buffer of 72 numbers each is about half a MB."
+ROWS_AT_ONCE = 2560
+"Pairs that go through all layers together: a buffer of 72 numbers each is 0.7 MB. In fewer, calls count."
 COLUMNS_TOGETHER = 64
 "Buffers have room for a multiple of so many pairs."
 
 
 class Given(NamedTuple):
-    """What messages are made of: tensors of one floating type.
+    """What messages are made of: arrays of one floating type.
 
     Attributes:
         as_target: Normalised part of each node as target of a pair, shape (C, N).
@@ -52,25 +52,25 @@ class Given(NamedTuple):
         ptr: First node of each jet and, last, N, shape (B + 1,).
     """
 
-    as_target: Tensor
-    as_source: Tensor
-    of_pair: Tensor
-    hidden: Tensor
-    hidden_bias: Tensor
-    gate: Tensor
-    gate_bias: Tensor
-    move: Tensor
-    move_bias: Tensor
-    factor: Tensor
-    p4: Tensor
-    pairs: Tensor
-    ptr: Tensor
+    as_target: np.ndarray
+    as_source: np.ndarray
+    of_pair: np.ndarray
+    hidden: np.ndarray
+    hidden_bias: np.ndarray
+    gate: np.ndarray
+    gate_bias: np.ndarray
+    move: np.ndarray
+    move_bias: np.ndarray
+    factor: np.ndarray
+    p4: np.ndarray
+    pairs: np.ndarray
+    ptr: np.ndarray
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> "Given":
-        """Take tensors as they are, but for the parts of nodes, which come as (N, C)."""
+        """View tensors as arrays; the parts of nodes come as (N, C)."""
         as_target, as_source, *others = (tensor.detach() for tensor in tensors)
-        return cls(*(tensor.contiguous() for tensor in (as_target.t(), as_source.t(), *others)))
+        return cls(*(tensor.contiguous().numpy() for tensor in (as_target.t(), as_source.t(), *others)))
 
 
 class How(NamedTuple):
@@ -119,101 +119,99 @@ class _Pieces:
 
     def __init__(self, given: Given, how: How, is_open: Tensor | None = None, factor: Tensor | None = None) -> None:
         self.given, self.how = given, how
-        sizes = np.diff(given.ptr.numpy())
-        self.first, self.size = np.repeat(given.ptr.numpy()[:-1], sizes), np.repeat(sizes, sizes)
+        self.hidden, self.move = torch.from_numpy(given.hidden), torch.from_numpy(given.move)
+        sizes = np.diff(given.ptr)
+        self.first, self.size = np.repeat(given.ptr[:-1], sizes), np.repeat(sizes, sizes)
         self.begin = np.concatenate([[0], np.cumsum(self.size)])
-        width, self.num_nodes = given.as_target.shape
         num_kept = int(self.begin[-1]) if how.moves and how.keeps else 0
-        self.is_open = given.p4.new_empty(-(-width // 8), num_kept, dtype=torch.uint8) if is_open is None else is_open
-        self.factor = given.p4.new_empty(num_kept) if factor is None else factor
-        self.room = given.p4.new_empty(width * _columns(max(ROWS_AT_ONCE, int(sizes.max(initial=1)))))
+        width = len(given.hidden)
+        self.is_open = torch.empty(-(-width // 8), num_kept, dtype=torch.uint8) if is_open is None else is_open
+        self.factor = self.hidden.new_empty(num_kept) if factor is None else factor
+        self.room = self.hidden.new_empty(width * _columns(max(ROWS_AT_ONCE, int(sizes.max(initial=1)))))
 
     def __iter__(self) -> Iterator[tuple[kernels.Nodes, slice, int]]:
         """Nodes of each piece, its pairs, and the number of columns for them."""
         lo = 0
-        while lo < self.num_nodes:
-            begin = self.begin[lo]
-            hi = max(lo + 1, int(np.searchsorted(self.begin, begin + ROWS_AT_ONCE, "right")) - 1)
-            pairs = slice(int(begin), int(self.begin[hi]))
+        while lo < len(self.size):
+            begin = int(self.begin[lo])
+            hi = max(lo + 1, int(self.begin.searchsorted(begin + ROWS_AT_ONCE, "right")) - 1)
+            pairs = slice(begin, int(self.begin[hi]))
             nodes = kernels.Nodes(self.first[lo:hi], self.size[lo:hi], self.begin[lo : hi + 1] - begin, lo)
             yield nodes, pairs, _columns(pairs.stop - pairs.start)
             lo = hi
 
     def send(self) -> tuple[Tensor, Tensor]:
         """Return messages (N, C) and moves (N, 4)."""
-        given, how = self.given, self.how
-        total, move = torch.empty_like(given.as_target), torch.zeros_like(given.p4)
+        given = self.given
+        total, move = np.empty_like(given.as_target), np.zeros_like(given.p4)
         for nodes, pairs, columns in self:
             _, message, gate = self._messages(nodes, pairs, columns)
-            kernels.sum_messages(nodes, message.numpy(), gate, total.numpy())
-            if how.moves:
-                values = multiply(given.move, message.t()).numpy()
-                is_open, factor = np.empty((len(self.is_open), columns), np.uint8), np.empty(columns, values.dtype)
-                layer = given.move_bias.numpy(), given.factor.numpy()
-                kernels.find_factors(nodes, values, gate, *layer, is_open, factor)
-                kernels.sum_moves(nodes, given.p4.numpy(), factor, how.by_difference, move.numpy())
-                if how.keeps:
-                    used = pairs.stop - pairs.start
-                    self.is_open.numpy()[:, pairs], self.factor.numpy()[pairs] = is_open[:, :used], factor[:used]
-        return total.t().contiguous(), move
+            kernels.sum_messages(nodes, message.numpy(), gate, total)
+            if self.how.moves:
+                factor = self._factors(nodes, pairs, message, gate)
+                kernels.sum_moves(nodes, given.p4, factor, self.how.by_difference, move)
+        return torch.from_numpy(total).t().contiguous(), torch.from_numpy(move)
 
     def send_back(self, of_message: Tensor, of_move: Tensor) -> list[Tensor]:
         """Return the gradients of all that is given but `ptr`, from those of messages and moves."""
-        given, moves = self.given, self.how.moves
-        of_total = of_message.t().contiguous().numpy()
-        found = Given(*(torch.zeros_like(tensor) for tensor in given))
+        given, of_total, of_moved = self.given, of_message.t().contiguous().numpy(), of_move.contiguous().numpy()
+        found = Given(*map(np.zeros_like, given))
         of_move_bias, sums = np.zeros(len(given.hidden)), np.zeros((3, len(given.hidden)))
-        hidden, move = given.hidden.t().contiguous(), (given.move * given.factor[:, None]).t().contiguous()
+        hidden, move = self.hidden.t().contiguous(), torch.from_numpy(given.move.T * given.factor)
         for nodes, pairs, columns in self:
             values, message, gate = self._messages(nodes, pairs, columns)
-            if moves:
-                behind = self._through_moves(nodes, pairs, gate, of_move, found.p4, of_move_bias)
-                found.move.add_(multiply(behind, message))
+            before = torch.zeros_like(message)
+            if self.how.moves:
+                behind = self._through_moves(nodes, pairs, gate, of_moved, found.p4, of_move_bias)
+                found.move[:] += multiply(behind, message).numpy()
                 before = multiply(move, behind.t())
-            else:
-                before = torch.zeros_like(message)
-            kernels.through_gates(nodes, message.numpy(), gate, given.gate.numpy(), of_total, before.numpy(), sums)
-            found.hidden.add_(multiply(before, values))
-            ends = found.as_target.numpy(), found.as_source.numpy(), found.of_pair.numpy(), found.pairs.numpy()[pairs]
-            layer = given.of_pair.numpy(), given.pairs.numpy()[pairs]
-            kernels.through_first(nodes, values.numpy(), multiply(hidden, before.t()).numpy(), *layer, ends)
-        found.gate[:], found.hidden_bias[:], found.gate_bias[:] = *torch.from_numpy(sums[:2]), float(sums[2, 0])
-        self._finish_move(found, torch.from_numpy(of_move_bias).to(found.move.dtype))
-        return [found.as_target.t(), found.as_source.t(), *found[2:-1]]
+            kernels.through_gates(nodes, message.numpy(), gate, given.gate, of_total, before.numpy(), sums)
+            found.hidden[:] += multiply(before, values).numpy()
+            behind = multiply(hidden, before.t())
+            ends = found.as_target, found.as_source, found.of_pair, found.pairs[pairs]
+            kernels.through_first(nodes, values.numpy(), behind.numpy(), given.of_pair, given.pairs[pairs], ends)
+        found.gate[:], found.hidden_bias[:], found.gate_bias[:] = sums[0], sums[1], sums[2, 0]
+        self._finish_move(found, of_move_bias)
+        of_target, of_source, *others = map(torch.from_numpy, found[:-1])
+        return [of_target.t(), of_source.t(), *others]
 
     def _messages(self, nodes: kernels.Nodes, pairs: slice, columns: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """First layer and messages before their gates (C, columns), and the gates (columns,)."""
         given = self.given
         values = self.room[: len(given.hidden) * columns].view(-1, columns)
-        ends = given.as_target.numpy(), given.as_source.numpy(), given.of_pair.numpy(), given.pairs.numpy()[pairs]
-        kernels.fill(nodes, *ends, values.numpy())
-        message = multiply(given.hidden, values.t())
-        gate = np.empty(columns, message.numpy().dtype)
-        layers = given.hidden_bias.numpy(), given.gate.numpy(), given.gate_bias.numpy()
-        kernels.open_gates(nodes, message.numpy(), *layers, gate)
+        kernels.fill(nodes, given.as_target, given.as_source, given.of_pair, given.pairs[pairs], values.numpy())
+        message, gate = multiply(self.hidden, values.t()), np.empty(columns, given.hidden.dtype)
+        kernels.open_gates(nodes, message.numpy(), given.hidden_bias, given.gate, given.gate_bias, gate)
         return values, message, gate
 
+    def _factors(self, nodes: kernels.Nodes, pairs: slice, message: Tensor, gate: np.ndarray) -> np.ndarray:
+        """What the differences of four-vectors are multiplied with, shape (columns,)."""
+        given, used = self.given, pairs.stop - pairs.start
+        is_open, factor = np.empty((len(self.is_open), len(gate)), np.uint8), np.empty_like(gate)
+        values = multiply(self.move, message.t()).numpy()
+        kernels.find_factors(nodes, values, gate, given.move_bias, given.factor, is_open, factor)
+        if self.how.keeps:
+            self.is_open.numpy()[:, pairs], self.factor.numpy()[pairs] = is_open[:, :used], factor[:used]
+        return factor
+
     def _through_moves(
-        self, nodes: kernels.Nodes, pairs: slice, gate: np.ndarray, of_move: Tensor, of_p4: Tensor, of_bias: np.ndarray
+        self, nodes: kernels.Nodes, pairs: slice, gate: np.ndarray, of_move: np.ndarray, of_p4: np.ndarray, of_bias: np.ndarray
     ) -> Tensor:
         """Gradient of the layer before the factor times the gate, without the weight of the factor, shape (C, columns)."""
-        given, used = self.given, pairs.stop - pairs.start
-        is_open, of_factor = np.zeros((len(self.is_open), len(gate)), np.uint8), np.empty_like(gate)
-        is_open[:, :used] = self.is_open.numpy()[:, pairs]
-        factor = self.factor.numpy()[pairs]
-        kernels.through_moves(
-            nodes, given.p4.numpy(), factor, self.how.by_difference, of_move.contiguous().numpy(), of_factor, of_p4.numpy()
-        )
-        behind = given.p4.new_empty(len(given.hidden), len(gate))
+        given, factor, of_factor = self.given, self.factor.numpy()[pairs], np.empty_like(gate)
+        kernels.through_moves(nodes, given.p4, factor, self.how.by_difference, of_move, of_factor, of_p4)
+        is_open = np.zeros((len(self.is_open), len(gate)), np.uint8)
+        is_open[:, : len(factor)] = self.is_open.numpy()[:, pairs]
+        behind = self.hidden.new_empty(len(given.hidden), len(gate))
         kernels.through_factors(of_factor, gate, is_open, behind.numpy(), of_bias)
         return behind
 
-    def _finish_move(self, found: Given, of_bias: Tensor) -> None:
+    def _finish_move(self, found: Given, of_bias: np.ndarray) -> None:
         """From sums without the weight of the factor to gradients: what is behind an open unit is linear in it."""
         given = self.given
-        found.factor.copy_((found.move * given.move).sum(1) + of_bias * given.move_bias)
-        found.move.mul_(given.factor[:, None])
-        found.move_bias.copy_(of_bias * given.factor)
+        found.factor[:] = (found.move * given.move).sum(1) + of_bias * given.move_bias
+        found.move[:] *= given.factor[:, None]
+        found.move_bias[:] = of_bias * given.factor
 
 
 def _columns(number: int) -> int:

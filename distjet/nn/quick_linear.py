@@ -1,7 +1,8 @@
 """How does a linear layer take half of the time on one core of a CPU, forward and backward?
 
-Its three products go to the library that is fastest there (`distjet.nn.products`). Elsewhere, in other precision, and while torch
-traces operations, it is torch's own layer. In evaluation a batch norm is linear as well, and becomes part of the layer before it.
+Its three products go to the library that is fastest there (`distjet.nn.products`). Elsewhere, in other precision, and while
+torch traces operations, it is torch's own layer. In evaluation a batch norm is linear as well, and becomes part of the layer
+before it.
 """
 
 from typing import Any

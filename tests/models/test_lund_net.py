@@ -1,5 +1,6 @@
 """Spec: LundNet is the published network, takes its weights, and reads nothing but the tree of a jet."""
 
+import copy
 import dataclasses
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch.nn.functional import batch_norm
 
 import distjet.nn.edge_sums
 from distjet.dataset.streaming.batch import GraphBatch
-from distjet.models.lund_net import LundNet, from_released
+from distjet.models.lund_net import EdgeConvolution, LundNet, from_released
 from distjet.models.tagger import TaggerSpec
 from distjet.models.tagger_configs import LundNetConfig
+from distjet.nn.batch_norm import BatchNorm
 from distjet.physics.lund import lund_trees
 from tests.batches import empty, make_batch, pairs_of, permute_nodes, single
 
@@ -169,6 +171,69 @@ def test_plain_operations_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(distjet.nn.edge_sums, "takes_kernels", lambda *_: False)
     for mine, plain in zip(compiled, everything(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-7, atol=1e-9)
+
+
+def with_busy_norms(network: LundNet) -> LundNet:
+    """Give every norm weights and moments that do something."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+    return network
+
+
+def in_float64(network: LundNet, batch: GraphBatch) -> tuple[LundNet, GraphBatch]:
+    """The same by plain products of torch."""
+    return copy.deepcopy(network).double(), dataclasses.replace(batch, x=batch.x.double(), u=batch.u.double())
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [1, 1]], ids=["any size", "no edge"])
+def test_evaluation_with_norms_in_the_layers_is_that_of_float64(sizes: list[int]) -> None:
+    network = with_busy_norms(make()).eval()
+    batch = network.on_host(jets(sizes))
+    exact, exact_batch = in_float64(network, batch)
+    expected = exact(exact_batch)
+    with torch.no_grad():
+        folded = network(batch)
+    torch.testing.assert_close(folded.double(), expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(network(batch).double(), expected, rtol=2e-5, atol=2e-5)  # with gradients
+
+
+def test_a_training_step_is_that_of_float64() -> None:
+    network = with_busy_norms(make(dropout=0.0))
+    batch = network.on_host(jets(SIZES))
+
+    def step(network: LundNet, batch: GraphBatch) -> dict[str, Tensor]:
+        out = network.train()(batch)
+        out.square().sum().backward()
+        gradients = {f"gradient of {name}": parameter.grad for name, parameter in network.named_parameters()}
+        return {"logits": out.detach(), **gradients, **dict(network.named_buffers())}
+
+    exact = step(*in_float64(network, batch))
+    for name, value in step(network, batch).items():
+        # the norms behind the first bias cancel it: its gradient is zero, and in float32 what is left of sums over all edges
+        atol = 1e-4 * max(float(exact[name].abs().max()), 0.1)
+        torch.testing.assert_close(
+            value.double(), exact[name].double(), rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_where_norms_become_part_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In evaluation in float32 on a CPU, but not for gradients, under autocast, for an exporter or in training."""
+    used: list[str] = []
+    evaluate = EdgeConvolution._in_evaluation
+    monkeypatch.setattr(EdgeConvolution, "_in_evaluation", lambda *args: used.append("folded") or evaluate(*args))
+    layer, nodes, edge_index = EdgeConvolution(4, (4, 4)), torch.randn(6, 4), torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
+    with torch.no_grad():
+        layer.eval()(nodes, edge_index)
+        assert used == ["folded"]
+        layer.train()(nodes, edge_index)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer.eval()(nodes, edge_index)
+        torch.export.export(layer.eval(), (nodes, edge_index))
+        copy.deepcopy(layer).double()(nodes.double(), edge_index)
+    layer.eval()(nodes, edge_index)
+    assert used == ["folded"]
 
 
 def test_columns_of_constituents_are_refused() -> None:

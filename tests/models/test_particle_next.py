@@ -13,8 +13,7 @@ from distjet.models.tagger_configs import ParticleNextConfig
 from distjet.models.weaver_next_weights import particle_next_weights
 from distjet.nn import multi_scale_edge_conv
 from tests.batches import NUM_GRAPH, NUM_NODE, make_batch
-from tests.models import tagger_contract
-from tests.models.tagger_contract import gradients_of
+from tests.models.logits import gradients_of, logits
 from tests.models.weaver_inputs import mask, padded, points, randomise, to_double
 
 SIZES = [1, 2, 3, 7, 40, 31, 32, 33, 150]
@@ -69,31 +68,6 @@ def test_outputs_are_those_of_weaver_in_float32() -> None:
         torch.testing.assert_close(network(batch), reference(*inputs(batch)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_shapes(num_classes: int) -> None:
-    tagger_contract.check_shapes(make(num_classes), make_batch(SIZES), num_classes)
-
-
-def test_a_gradient_reaches_every_parameter() -> None:
-    tagger_contract.check_gradients(make(), make_batch(SIZES))
-
-
-def test_order_of_constituents_does_not_matter() -> None:
-    tagger_contract.check_permutation(make(), make_batch(SIZES))
-
-
-def test_other_jets_do_not_matter() -> None:
-    tagger_contract.check_singles(make(), make_batch(SIZES))
-
-
-def test_what_is_saved_comes_back() -> None:
-    tagger_contract.check_saving(make(), ParticleNext(SMALL, TaggerSpec(NUM_NODE, NUM_GRAPH, 2)), make_batch(SIZES))
-
-
-def test_an_exported_program_gives_the_same() -> None:
-    tagger_contract.check_export(make(), make_batch([3, 7, 40]), make_batch([5, 40, 1, 9, 2]))
-
-
 def test_operations_and_loops_are_the_same_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs, gradients and running moments."""
     batch = make_batch(SIZES)
@@ -115,9 +89,7 @@ def test_a_jet_across_the_end_of_the_azimuth_is_one_jet() -> None:
     turned[:, 0] = batch.p4[:, 0] * angle.cos() - batch.p4[:, 1] * angle.sin()
     turned[:, 1] = batch.p4[:, 0] * angle.sin() + batch.p4[:, 1] * angle.cos()
     after = dataclasses.replace(batch, p4=turned)
-    torch.testing.assert_close(
-        tagger_contract.scores(network, after), tagger_contract.scores(network, batch), atol=3e-3, rtol=3e-3
-    )
+    torch.testing.assert_close(logits(network, after), logits(network, batch), atol=3e-3, rtol=3e-3)
 
 
 def test_an_unknown_name_is_an_error() -> None:

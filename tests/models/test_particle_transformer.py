@@ -13,8 +13,7 @@ from distjet.models.tagger_configs import ParticleTransformerConfig
 from distjet.models.weaver_next_weights import particle_transformer_weights
 from distjet.nn.ragged_attention import RaggedAttention
 from tests.batches import NUM_GRAPH, NUM_NODE, make_batch
-from tests.models import tagger_contract
-from tests.models.tagger_contract import gradients_of
+from tests.models.logits import gradients_of, logits
 from tests.models.weaver_inputs import mask, padded, randomise, to_double
 
 SIZES = [1, 2, 3, 7, 40, 16, 17, 150]
@@ -80,28 +79,6 @@ def test_outputs_are_those_of_weaver_in_float32() -> None:
         torch.testing.assert_close(network(batch), reference(*inputs(batch)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_shapes(num_classes: int) -> None:
-    tagger_contract.check_shapes(make(num_classes), make_batch(SIZES), num_classes)
-
-
-def test_a_gradient_reaches_every_parameter() -> None:
-    tagger_contract.check_gradients(make(), make_batch(SIZES))
-
-
-def test_order_of_constituents_does_not_matter() -> None:
-    tagger_contract.check_permutation(make(), make_batch(SIZES))
-
-
-def test_other_jets_do_not_matter() -> None:
-    tagger_contract.check_singles(make(), make_batch(SIZES))
-
-
-def test_what_is_saved_comes_back() -> None:
-    other = ParticleTransformer(SMALL, TaggerSpec(NUM_NODE, NUM_GRAPH, 2))
-    tagger_contract.check_saving(make(), other, make_batch(SIZES))
-
-
 def test_one_block_for_all_jets_gives_the_same_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """That is the layout where sizes are not known: outputs, running moments and gradients."""
     batch = make_batch(SIZES)
@@ -116,13 +93,9 @@ def test_one_block_for_all_jets_gives_the_same_in_training(monkeypatch: pytest.M
     torch.testing.assert_close(dict(grouped.named_buffers()), dict(together.named_buffers()), atol=1e-4, rtol=1e-4)
 
 
-def test_an_exported_program_gives_the_same() -> None:
-    tagger_contract.check_export(make(), make_batch([3, 7, 40]), make_batch([5, 40, 1, 9, 2]))
-
-
 def test_dropout_changes_training_and_nothing_else() -> None:
     network, batch = make(config=SMALL.model_copy(update={"dropout": 0.5})), make_batch([5, 9])
-    assert torch.equal(tagger_contract.scores(network, batch), tagger_contract.scores(network, batch))
+    assert torch.equal(logits(network, batch), logits(network, batch))
     network.train()
     assert (network(batch) - network(batch)).abs().max() > 1e-3
 

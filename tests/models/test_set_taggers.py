@@ -25,7 +25,7 @@ from distjet.models.tagger_configs import (
     TaggerConfig,
 )
 from distjet.physics.kinematics import to_cartesian
-from tests.batches import NUM_GRAPH, NUM_NODE, empty, join, make_batch, permute_nodes, single
+from tests.batches import NUM_GRAPH, NUM_NODE, join, make_batch, permute_nodes, single
 
 COLUMNS = tuple(f"column_{number}" for number in range(NUM_NODE))
 JET_COLUMNS = tuple(f"jet_{number}" for number in range(NUM_GRAPH))
@@ -99,30 +99,6 @@ def test_a_batch_equals_its_single_graphs(config: TaggerConfig) -> None:
         together = network(in_double(hand(batch, config)))
         alone = [network(in_double(hand(single(batch, graph), config))) for graph in range(batch.num_graphs)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-9, rtol=1e-9)
-
-
-def test_no_jets_have_no_scores(config: TaggerConfig) -> None:
-    assert build(config).eval()(hand(empty(make_batch([3])), config)).shape == (0, 2)
-
-
-def test_saved_weights_give_the_same_numbers(config: TaggerConfig, tmp_path) -> None:
-    batch, network = hand(make_batch([5, 3], seed=6), config), build(config).eval()
-    torch.save(network.state_dict(), tmp_path / "weights.pt")
-    fresh = build(config).eval()
-    with torch.no_grad():
-        for parameter in fresh.parameters():
-            parameter.normal_()
-        fresh.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-        assert torch.equal(fresh(batch), network(batch))
-
-
-def test_bfloat16_stays_close_to_float32(config: TaggerConfig) -> None:
-    batch, network = hand(make_batch([8, 50, 12], seed=7), config), build(config).eval()
-    with torch.no_grad():
-        exact = network(batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            rough = network(batch).float()
-    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.05 * float(exact.abs().max()) + 1e-3)
 
 
 def count(network: nn.Module) -> int:
