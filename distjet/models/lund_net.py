@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from distjet.dataset.streaming.batch import GraphBatch
 from distjet.models.tagger import TaggerNetwork, TaggerSpec
 from distjet.models.tagger_configs import LundNetConfig
-from distjet.nn.batch_norm import BatchNorm
+from distjet.nn.batch_norm import BatchNorm, factor_and_shift
 from distjet.nn.edge_sums import add_ends, mean_at_targets, mean_over_nodes
 from distjet.nn.products import multiply
-from distjet.nn.quick_linear import factor_and_shift, linear, takes_folded_norms
+from distjet.nn.quick_linear import linear, takes_folded_norms
 from distjet.physics.lund import LUND_COORDINATES, lund_trees
 
 COLUMNS = {5: LUND_COORDINATES, 3: ("ln_z", "ln_delta", "ln_kt")}
@@ -106,7 +106,7 @@ class EdgeConvolution(nn.Module):
         as_target, as_source, shortcut = self._once_per_node(nodes)
         edges = self.normalise[0](add_ends(as_target, as_source, edge_index)).relu()
         for layer, normalise in zip(self.layers, self.normalise[1:], strict=True):
-            edges = normalise(linear(edges, layer.weight)).relu()
+            edges = normalise(linear(edges, layer.get_parameter("weight"))).relu()
         return (mean_at_targets(edges, edge_index, nodes.shape[0]) + shortcut).relu()
 
     def _norms(self) -> list[BatchNorm]:
@@ -118,7 +118,7 @@ class EdgeConvolution(nn.Module):
         theta, phi = self.theta.weight * factor[:, None], self.phi.weight * factor[:, None]
         edges = add_ends(multiply(nodes, theta, shift), multiply(nodes, phi - theta), edge_index).relu_()
         for layer, (factor, shift) in zip(self.layers, later, strict=True):
-            edges = multiply(edges, layer.weight * factor[:, None], shift, relu=True)
+            edges = multiply(edges, layer.get_parameter("weight") * factor[:, None], shift, relu=True)
         means = mean_at_targets(edges, edge_index, nodes.shape[0])
         if self.shortcut is None or self.normalise_shortcut is None:
             return means.add_(nodes).relu_()

@@ -25,6 +25,7 @@ from distjet.nn.batch_norm import BatchNorm
 from distjet.nn.dropout import Dropout
 from distjet.nn.pairwise import NUM_PAIRWISE, edge_features
 from distjet.nn.ragged_attention import Pairs, RaggedAttention, attend_with_tokens
+from distjet.nn.tracing import is_traced
 from distjet.nn.weighted_batch_norm import WeightedBatchNorm
 
 
@@ -64,11 +65,10 @@ class ParticleTransformer(TaggerNetwork):
         return self.read_out(torch.cat([jets, batch.u.to(jets.dtype)], dim=1))
 
     def _layout(self, batch: GraphBatch) -> RaggedAttention:
-        is_traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
         sizes = batch.sizes
-        if sizes is None and batch.ptr.device.type == "cpu" and not is_traced:
+        if sizes is None and batch.ptr.device.type == "cpu" and not is_traced():
             sizes = batch.ptr.diff().numpy()
-        if sizes is None or is_traced:
+        if sizes is None or is_traced():
             return RaggedAttention.of_length(self.max_constituents, batch.ptr, batch.num_nodes)
         return RaggedAttention.of_sizes(sizes, batch.ptr, batch.batch)
 

@@ -81,6 +81,14 @@ class BatchNorm(nn.BatchNorm1d):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), pace.to(self.running_var.dtype))
 
 
+def factor_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies its inputs with in evaluation, and what it adds, both of shape (C,)."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return factor, norm.bias - norm.running_mean * factor
+
+
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and variance of rows of shape (..., C); zero where there are none."""
     dims = tuple(range(rows.dim() - 1))

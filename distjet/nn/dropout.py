@@ -16,6 +16,8 @@ from numba import njit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from distjet.nn.tracing import is_traced
+
 FIRST, SECOND = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 SPAN = 2**32
 
@@ -37,8 +39,7 @@ def dropout(values: Tensor, share: float) -> Tensor:
     """
     if share == 0.0:
         return values
-    is_traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    if is_traced or values.device.type != "cpu" or values.dtype != torch.float32:
+    if is_traced() or values.device.type != "cpu" or values.dtype != torch.float32:
         return nn.functional.dropout(values, share)
     return _HashedDropout.apply(values, share)
 

@@ -24,7 +24,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from distjet.nn.batch_norm import BatchNorm
+from distjet.nn.batch_norm import BatchNorm, factor_and_shift
+from distjet.nn.tracing import is_traced
 
 
 class EdgeConv(nn.Module):
@@ -101,21 +102,11 @@ class EdgeConv(nn.Module):
     def _messages_in_evaluation(self, own: Tensor, other: Tensor, table: Tensor) -> Tensor:
         from distjet.nn.edge_conv_pieces import Edges, average_messages
 
-        (factor, shift), *later = map(_factor_and_shift, self.norms)
+        (factor, shift), *later = (factor_and_shift(norm) for norm in self.norms if isinstance(norm, BatchNorm))
         layers = [(f.unsqueeze(1) * weight, s) for (f, s), weight in zip(later, self._weights()[1:], strict=True)]
         return average_messages(Edges(table, own * factor + shift, other * factor), layers)
 
 
 def _takes_pieces(nodes: Tensor) -> bool:
-    is_traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
     is_plain = nodes.device.type == "cpu" and nodes.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return is_plain and not is_traced
-
-
-def _factor_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies with, and what it adds, in evaluation."""
-    assert isinstance(norm, BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return factor, norm.bias - norm.running_mean * factor
+    return is_plain and not is_traced()

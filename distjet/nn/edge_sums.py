@@ -14,11 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from distjet.nn.edge_kernels import COMPILED
 from distjet.nn.segments import segment_sum
+from distjet.nn.tracing import is_traced
 
 
 def takes_kernels(*tensors: Tensor) -> bool:
     """Whether compiled loops may compute with these tensors: on a CPU, in full precision, and while nothing is traced."""
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+    if is_traced():
         return False
     return all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in tensors)
 

@@ -157,7 +157,7 @@ class _Pieces:
         given, of_total, of_moved = self.given, of_message.t().contiguous().numpy(), of_move.contiguous().numpy()
         found = Given(*map(np.zeros_like, given))
         of_move_bias, sums = np.zeros(len(given.hidden)), np.zeros((3, len(given.hidden)))
-        hidden, move = self.hidden.t().contiguous(), torch.from_numpy(given.move.T * given.factor)
+        hidden, move = self.hidden.t().contiguous(), torch.from_numpy((given.move * given.factor[:, None]).T.copy())
         for nodes, pairs, columns in self:
             values, message, gate = self._messages(nodes, pairs, columns)
             before = torch.zeros_like(message)

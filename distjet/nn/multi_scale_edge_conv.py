@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from distjet.nn.batch_norm import BatchNorm
 from distjet.nn.segments import segment_sum
 from distjet.nn.squeeze_excite import Excitation
+from distjet.nn.tracing import is_traced
 from distjet.nn.weighted_batch_norm import Moments, WeightedBatchNorm
 
 
@@ -211,8 +212,7 @@ def weighted_sums(values: Tensor, weights: Sequence[Tensor], graph: Neighbourhoo
 
 def _by_loops(values: Tensor) -> bool:
     """Whether loops on a CPU take the place of operations of torch."""
-    is_traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    return values.device.type == "cpu" and values.dtype == torch.float32 and not is_traced
+    return values.device.type == "cpu" and values.dtype == torch.float32 and not is_traced()
 
 
 def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:

@@ -13,11 +13,12 @@ from torch.autograd.function import once_differentiable
 
 from distjet.nn.batch_norm import BatchNorm
 from distjet.nn.products import multiply
+from distjet.nn.tracing import is_traced
 
 
 def takes_products(values: Tensor) -> bool:
     """Whether products of these rows may bypass torch: float32 on a CPU, while nothing is traced and no precision is chosen."""
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.is_autocast_enabled("cpu"):
+    if is_traced() or torch.is_autocast_enabled("cpu"):
         return False
     return values.device.type == "cpu" and values.dtype == torch.float32
 
@@ -41,14 +42,6 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if takes_products(values) and len(values):
         return _Linear.apply(values, weight, bias)
     return torch.nn.functional.linear(values, weight, bias)
-
-
-def factor_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies its inputs with in evaluation, and what it adds, both of shape (C,)."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return factor, norm.bias - norm.running_mean * factor
 
 
 class _Linear(torch.autograd.Function):

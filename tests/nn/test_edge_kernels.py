@@ -39,7 +39,8 @@ def test_messages_and_gradients_are_those_of_the_operations_in_float64(ends: lis
     found = with_gradients(EdgeAttention.apply, inputs, torch.float32)
     expected = with_gradients(attend_by_operations, inputs, torch.float64)
     for mine, exact in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine.double(), exact, atol=3e-6, rtol=3e-6)
+        largest = float(exact.abs().max()) if exact.numel() else 0.0  # sums of large terms that cancel are known to no better
+        torch.testing.assert_close(mine.double(), exact, atol=3e-6 * max(largest, 1.0), rtol=3e-6)
 
 
 def test_large_states_neither_overflow_nor_lose_a_digit() -> None:

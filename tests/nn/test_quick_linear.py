@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from distjet.nn import quick_linear
-from distjet.nn.batch_norm import BatchNorm
-from distjet.nn.quick_linear import factor_and_shift, linear, takes_products
+from distjet.nn.batch_norm import BatchNorm, factor_and_shift
+from distjet.nn.quick_linear import linear, takes_products
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 9])
