@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -243,6 +242,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         contestant(kind, arguments, trim=trim)
         for kind, trim in ((name, False), (f"weaver-{name}", False), (f"weaver-{name}", True))
     )
+    let_norms_have_seen_something(theirs.network)
     ours.network.load_state_dict(NETWORKS[name].translate(theirs.network.state_dict()))
     batches = [make_jets(arguments.batch_size, seed).to(ours.device) for seed in range(NUM_BATCHES)]
     largest = max(float((ours.infer(jets) - theirs.infer(jets)).abs().max()) for jets in batches)
@@ -257,6 +257,14 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "max_abs_difference": largest,
         "peak_memory_ratio": round(memory[name] / memory[f"weaver-{name}"], 3),
     }
+
+
+def let_norms_have_seen_something(network: nn.Module) -> None:
+    """Give running moments of batch norms other values than zero and one, so that a comparison sees them."""
+    for part in network.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+            nn.init.normal_(part.running_mean, std=0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
 
 
 def warm_up_trimmer(theirs: Contestant, jets: Jets) -> None:
@@ -330,9 +338,16 @@ def memory_of_a_step(name: str, arguments: argparse.Namespace) -> int:
         before = torch.cuda.memory_allocated()
         one.step(jets)
         return torch.cuda.max_memory_allocated() - before
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of before is forgotten: that of a child begins with its parent's
+    before = resident_bytes("VmRSS")
     one.step(jets)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return resident_bytes("VmHWM") - before
+
+
+def resident_bytes(name: str) -> int:
+    """Return the memory of this process, now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":
