@@ -17,11 +17,9 @@ from distjet.nn.segments import segment_sum
 SMALLER: dict[str, dict[str, Any]] = {
     "high_level_dnn": {"jet_inputs": ("jet_mass", "area"), "hidden": (16,)},
     "jet_image_resnet": {"depths": (1, 1)},
-    "lorentz_net": {"num_blocks": 2},
     "particle_transformer": {"num_blocks": 2},
 }
-"""What is changed of the published networks: for the time that tests take, for columns that toys have, and because six untrained
-blocks of LorentzNet blow up what float32 knows of jets of TeV energies."""
+"What is changed of the published networks: for the time that tests take, and for columns that toys have."
 
 
 class DeepSetsConfig(TaggerConfig):
